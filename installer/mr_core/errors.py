@@ -1,0 +1,149 @@
+"""The one tree of errors, and the exit status each of them maps to.
+
+BundleError                      code              exit   whose move
+├── InternalError                internal          1      ours: a bug
+├── UsageError                   usage             2      the caller
+├── InvalidInputError            invalid-input     3      author of the recipe, lock, config or bundle
+├── NotFoundError                not-found         4      reference, backend or release does not exist
+├── UnsupportedError             unsupported       5      this host cannot run it
+├── IntegrityError               integrity         6      stop: bytes differ, or a tar entry is refused
+├── UnavailableError             unavailable       7      wait: network, 429, 5xx
+├── AccessDeniedError            access-denied     8      credentials or policy
+├── HostError                    host              9      disk full, permission, lock held, noexec
+├── BuildError                   build             10     a build step failed
+├── ProbeError                   probe             11     intact, but does not work here
+└── CancelledError               cancelled         130    the user
+
+A class exists only where a script would act differently. Text has the form
+``Cannot <verb> <object>: <reason>`` without a final period; ``hint`` holds one action.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import ClassVar
+
+_URL_SECRETS = re.compile(
+    r"(?P<scheme>\b[a-z][a-z0-9+.-]*://)(?P<user>[^/@\s]+@)?(?P<rest>[^\s?#]*)(?P<query>\?[^\s#]*)?"
+)
+
+
+def redact(text: str) -> str:
+    """Return ``text`` with user names, passwords and queries removed from every URL in it."""
+
+    def clean(match: re.Match[str]) -> str:
+        query = "?…" if match["query"] else ""
+        return f"{match['scheme']}{match['rest']}{query}"
+
+    return _URL_SECRETS.sub(clean, text)
+
+
+class BundleError(Exception):
+    """Base of every error that leaves this project's libraries.
+
+    Attributes:
+        code: Stable slug that scripts may test.
+        exit_code: Process exit status the command line uses.
+        retryable: Whether the same call may succeed later without a change.
+        message: One line, ``Cannot <verb> <object>: <reason>``.
+        hint: One action the reader can take next, or an empty string.
+        fields: JSON-compatible facts (paths, digests, sizes in bytes) for ``--json``.
+    """
+
+    code: ClassVar[str] = "internal"
+    exit_code: ClassVar[int] = 1
+    retryable: ClassVar[bool] = False
+
+    def __init__(self, message: str, *, hint: str = "", **fields: object) -> None:
+        self.message = redact(message)
+        self.hint = redact(hint)
+        self.fields = fields
+        super().__init__(self.message)
+
+    def __str__(self) -> str:
+        return self.message
+
+
+class InternalError(BundleError):
+    """A state that should be impossible: a bug of ours."""
+
+
+class UsageError(BundleError):
+    """The caller combined arguments that make no sense together."""
+
+    code = "usage"
+    exit_code = 2
+
+
+class InvalidInputError(BundleError):
+    """A recipe, lock, configuration, manifest or bundle does not have the form it must have."""
+
+    code = "invalid-input"
+    exit_code = 3
+
+
+class NotFoundError(BundleError):
+    """A reference, backend, release or file that was named does not exist."""
+
+    code = "not-found"
+    exit_code = 4
+
+
+class UnsupportedError(BundleError):
+    """This host cannot run, or this tool cannot read, what was asked for; every reason is listed."""
+
+    code = "unsupported"
+    exit_code = 5
+
+
+class IntegrityError(BundleError):
+    """Bytes differ from their digest, or a tar entry breaks a rule; never retried blindly."""
+
+    code = "integrity"
+    exit_code = 6
+
+
+class UnavailableError(BundleError):
+    """The other side did not answer, or asked us to come back later."""
+
+    code = "unavailable"
+    exit_code = 7
+    retryable = True
+
+
+class AccessDeniedError(BundleError):
+    """Credentials are missing or refused, or a policy forbids it."""
+
+    code = "access-denied"
+    exit_code = 8
+
+
+class HostError(BundleError):
+    """This machine stands in the way: disk full, permission, lock held, noexec, port in use."""
+
+    code = "host"
+    exit_code = 9
+
+
+class BuildError(BundleError):
+    """A build step failed; ``fields['log']`` names the log when there is one."""
+
+    code = "build"
+    exit_code = 10
+
+
+class ProbeError(BundleError):
+    """The bundle is intact but does not work here; the previous release stays active."""
+
+    code = "probe"
+    exit_code = 11
+
+
+class CancelledError(BundleError):
+    """The user or the host asked to stop."""
+
+    code = "cancelled"
+    exit_code = 130
+
+    def __init__(self, message: str = "Cancelled", *, hint: str = "", **fields: object) -> None:
+        super().__init__(message, hint=hint, **fields)

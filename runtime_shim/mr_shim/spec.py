@@ -1,0 +1,228 @@
+"""Launch and probe specs: the data in a bundle that says how its server is started and what proves that it works.
+
+Kept free of imports that cost start-up time: the shim reads this before every ``exec``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from mr_shim import CONTRACT
+
+OPTION_NAMES = ("model", "host", "port", "uds", "served_model_name", "chat_template")
+"""Options every backend is asked for by the same name; a launch spec says how the backend spells each."""
+POSITIONAL = "positional"
+STOP_SIGNALS = ("SIGTERM", "SIGINT")
+
+
+class SpecError(ValueError):
+    """A launch or probe spec is not valid; ``problems`` lists every reason as ``path: text``."""
+
+    def __init__(self, problems: list[str]) -> None:
+        self.problems = problems
+        super().__init__("; ".join(problems))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LaunchSpec:
+    """How one backend's server is started, watched and stopped.
+
+    Attributes:
+        contract: Version of this format.
+        module: Run as ``python -m module``; exactly one of ``module`` and ``script`` is set.
+        script: Console script below ``bin/`` of the release.
+        arguments: Fixed arguments, before everything else.
+        options: For each of `OPTION_NAMES` the backend has: its flag, or ``positional``.
+        unsupported: For options it lacks: the reason, shown to the user.
+        modes: Extra arguments by mode name (``completion`` is the default mode).
+        environment: Variables to set for the server.
+        health_path: HTTP path that answers 200 once the server is ready.
+        start_timeout: Seconds until a start counts as failed.
+        stop_signal: Signal that asks the server to end.
+        stop_grace: Seconds between that signal and SIGKILL.
+    """
+
+    contract: int = CONTRACT
+    module: str = ""
+    script: str = ""
+    arguments: tuple[str, ...] = ()
+    options: dict[str, str] = field(default_factory=dict)
+    unsupported: dict[str, str] = field(default_factory=dict)
+    modes: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    environment: dict[str, str] = field(default_factory=dict)
+    health_path: str = "/health"
+    start_timeout: int = 300
+    stop_signal: str = "SIGTERM"
+    stop_grace: int = 10
+
+    @classmethod
+    def from_json(cls, value: Any, *, strict: bool = False) -> LaunchSpec:
+        """Parse the ``launch`` table of a recipe (``strict``: unknown fields are errors) or of a bundle.
+
+        Raises:
+            SpecError: listing every problem with its path.
+        """
+        read = _Reader(value, strict=strict)
+        spec = cls(
+            contract=read.integer("contract", CONTRACT, 1, 1 << 16),
+            module=read.text("module"),
+            script=read.text("script"),
+            arguments=read.texts("arguments"),
+            options=read.text_map("options", OPTION_NAMES),
+            unsupported=read.text_map("unsupported", OPTION_NAMES),
+            modes={name: tuple(args) for name, args in read.lists("modes").items()},
+            environment=read.text_map("environment"),
+            health_path=read.text("health_path", "/health"),
+            start_timeout=read.integer("start_timeout", 300, 1, 24 * 3600),
+            stop_signal=read.text("stop_signal", "SIGTERM"),
+            stop_grace=read.integer("stop_grace", 10, 0, 3600),
+        )
+        if bool(spec.module) == bool(spec.script):
+            read.problems.append("module: exactly one of `module` and `script` is needed")
+        if spec.script and ("/" in spec.script or spec.script.startswith(".")):
+            read.problems.append("script: must be a file name below bin/")
+        if spec.stop_signal not in STOP_SIGNALS:
+            read.problems.append(f"stop_signal: must be one of {', '.join(STOP_SIGNALS)}")
+        if not spec.health_path.startswith("/"):
+            read.problems.append("health_path: must begin with `/`")
+        read.problems.extend(
+            f"options.{name}: also listed under `unsupported`" for name in spec.options if name in spec.unsupported
+        )
+        if "model" not in spec.options:
+            read.problems.append("options.model: required string is missing")
+        read.finish()
+        return spec
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain values that `from_json` reads back to an equal spec."""
+        return {
+            "contract": self.contract,
+            **({"module": self.module} if self.module else {"script": self.script}),
+            "arguments": list(self.arguments),
+            "options": dict(self.options),
+            "unsupported": dict(self.unsupported),
+            "modes": {name: list(arguments) for name, arguments in self.modes.items()},
+            "environment": dict(self.environment),
+            "health_path": self.health_path,
+            "start_timeout": self.start_timeout,
+            "stop_signal": self.stop_signal,
+            "stop_grace": self.stop_grace,
+        }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProbeSpec:
+    """What must hold before a release may become active.
+
+    Attributes:
+        imports: Modules to import with the release's own Python, in this order.
+        versions: Distributions whose version is reported.
+        accelerator: Python expression-free check ``module:attribute`` that must call to a true value, or empty.
+        timeout: Seconds for the whole probe.
+    """
+
+    imports: tuple[str, ...] = ()
+    versions: tuple[str, ...] = ()
+    accelerator: str = ""
+    timeout: int = 120
+
+    @classmethod
+    def from_json(cls, value: Any, *, strict: bool = False) -> ProbeSpec:
+        """Parse the ``probe`` table of a recipe or bundle; raise `SpecError` with every problem."""
+        read = _Reader(value, strict=strict)
+        spec = cls(
+            imports=read.texts("imports"),
+            versions=read.texts("versions"),
+            accelerator=read.text("accelerator"),
+            timeout=read.integer("timeout", 120, 1, 3600),
+        )
+        if not spec.imports:
+            read.problems.append("imports: at least one module is needed")
+        read.problems.extend(
+            f"imports[{index}]: `{name}` is not a module name"
+            for index, name in enumerate(spec.imports)
+            if not all(part.isidentifier() for part in name.split("."))
+        )
+        read.finish()
+        return spec
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain values that `from_json` reads back to an equal spec."""
+        return {
+            "imports": list(self.imports),
+            "versions": list(self.versions),
+            "accelerator": self.accelerator,
+            "timeout": self.timeout,
+        }
+
+
+class _Reader:
+    """Reads one table of plain values and collects problems."""
+
+    def __init__(self, value: Any, *, strict: bool) -> None:
+        self.problems: list[str] = []
+        self._strict = strict
+        self._seen: set[str] = set()
+        self._table: dict[str, Any] = value if isinstance(value, dict) else {}
+        if not isinstance(value, dict):
+            self.problems.append("expected a table")
+
+    def _get(self, key: str, kind: type, default: Any) -> Any:
+        self._seen.add(key)
+        value = self._table.get(key)
+        if value is None:
+            return default
+        if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
+            self.problems.append(f"{key}: expected {_NAMES[kind]}")
+            return default
+        return value
+
+    def _clean(self, value: Any, path: str) -> str:
+        if not isinstance(value, str) or "\x00" in value or "\n" in value:
+            self.problems.append(f"{path}: expected a string without NUL and newline")
+            return ""
+        return value
+
+    def text(self, key: str, default: str = "") -> str:
+        return self._clean(self._get(key, str, default), key)
+
+    def integer(self, key: str, default: int, least: int, most: int) -> int:
+        value: int = self._get(key, int, default)
+        if not least <= value <= most:
+            self.problems.append(f"{key}: {value} is not between {least} and {most}")
+        return value
+
+    def texts(self, key: str) -> tuple[str, ...]:
+        return tuple(self._clean(item, f"{key}[{i}]") for i, item in enumerate(self._get(key, list, [])))
+
+    def lists(self, key: str) -> dict[str, list[str]]:
+        found: dict[str, list[str]] = {}
+        for name, items in self._get(key, dict, {}).items():
+            if not isinstance(items, list):
+                self.problems.append(f"{key}.{name}: expected a list")
+                continue
+            found[name] = [self._clean(item, f"{key}.{name}[{i}]") for i, item in enumerate(items)]
+        return found
+
+    def text_map(self, key: str, allowed: tuple[str, ...] = ()) -> dict[str, str]:
+        found: dict[str, str] = {}
+        for name, item in self._get(key, dict, {}).items():
+            if allowed and name not in allowed:
+                if self._strict:
+                    self.problems.append(f"{key}.{name}: unknown field; known here: {', '.join(allowed)}")
+                continue
+            found[name] = self._clean(item, f"{key}.{name}")
+        return found
+
+    def finish(self) -> None:
+        if self._strict:
+            known = ", ".join(sorted(self._seen))
+            self.problems.extend(
+                f"{key}: unknown field; known here: {known}" for key in self._table if key not in self._seen
+            )
+        if self.problems:
+            raise SpecError(self.problems)
+
+
+_NAMES: dict[type, str] = {str: "a string", int: "an integer", list: "a list", dict: "a table"}
