@@ -1,0 +1,262 @@
+"""Recipes: what people write in ``recipes/<backend>/recipe.toml``; format in ``recipes/README.md``.
+
+A `Recipe` in hand is valid: every field was checked when it was read, and all problems were reported in one error.
+"""
+
+from __future__ import annotations
+
+import functools
+import re
+import tomllib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+from mr_bundler.python_pin import pin_for
+from mr_bundler.recipe_decode import (
+    decode_api,
+    decode_patterns,
+    decode_requirements,
+    decode_spec,
+    merge_requirements,
+    parse_license,
+    parse_time,
+)
+from mr_core.bundle_config import NAME_PATTERN, HostRequirements
+from mr_core.decode import Decoder
+from mr_core.errors import BundleError, HostError, InvalidInputError, NotFoundError, UnsupportedError
+from mr_core.platform import Platform, Target
+from mr_shim.spec import LaunchSpec, ProbeSpec
+
+FORMAT = 1
+RECIPE_FILE = "recipe.toml"
+SITE_PACKAGES = "lib/python3.12/site-packages"
+_NO_TARGET = Target(Platform("", ""), "")
+_GLIBC = r"2\.(1[7-9]|[2-9][0-9])"
+_MACOS = r"1[1-9](\.[0-9]+)?|[2-9][0-9](\.[0-9]+)?"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PythonChoice:
+    """A build of python-build-standalone: CPython ``version`` (``3.12.14``) of release ``build`` (``20260814``)."""
+
+    version: str
+    build: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RecipeTarget:
+    """One target, the least host it needs, and its requirements: those of all targets and its own, sorted."""
+
+    target: Target
+    requires: HostRequirements
+    requirements: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SlimRules:
+    """Which files of an environment a bundle leaves out.
+
+    A pattern is relative to site-packages; with a leading ``/`` it is relative to the root of the tree. ``*`` and
+    ``?`` stay within one component, ``**`` stands for any number of them. A pattern that matches a directory covers all
+    below it. ``keep`` wins over ``remove``.
+    """
+
+    remove: tuple[str, ...] = ()
+    keep: tuple[str, ...] = ()
+
+    def removes(self, path: str) -> bool:
+        """Whether the bundle leaves out ``path``, relative to the root of the tree with ``/`` between components."""
+        return _matches(self.remove, path) and not _matches(self.keep, path)
+
+    def unused(self, paths: Sequence[str]) -> tuple[str, ...]:
+        """Return the ``remove`` patterns that match none of ``paths``: rules that went stale."""
+        return tuple(rule for rule in self.remove if not any(_matches((rule,), path) for path in paths))
+
+
+@functools.lru_cache(maxsize=256)
+def _expression(patterns: tuple[str, ...]) -> re.Pattern[str]:
+    return re.compile("|".join(_translate(pattern) for pattern in patterns) or r"(?!)")
+
+
+def _translate(pattern: str) -> str:
+    text = "" if pattern.startswith("/") else re.escape(f"{SITE_PACKAGES}/")
+    *parents, last = pattern.removeprefix("/").split("/")
+    for part in parents:
+        text += "(?:[^/]+/)*" if part == "**" else f"{_component(part)}/"
+    return f"(?:{text}{'.+' if last == '**' else _component(last)}(?:/.*)?)"
+
+
+def _component(part: str) -> str:
+    return "".join({"*": "[^/]*", "?": "[^/]"}.get(character, re.escape(character)) for character in part)
+
+
+def _matches(patterns: tuple[str, ...], path: str) -> bool:
+    return _expression(patterns).fullmatch(path) is not None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recipe:
+    """How one backend is made into bundles.
+
+    Attributes:
+        backend: Name of the backend and of its bundles.
+        version_from: Normalised name of the distribution whose locked version is the bundle's version.
+        exclude_newer: Files uploaded after this UTC time do not exist for the lock; ``YYYY-MM-DDTHH:MM:SSZ``.
+        targets: At least one, no target twice, in the recipe's order.
+        api: Paths by endpoint (``health``, ``chat_completions``, …).
+        directory: Where the recipe and its locks lie.
+    """
+
+    backend: str
+    summary: str
+    homepage: str
+    license: str
+    version_from: str
+    python: PythonChoice
+    exclude_newer: str
+    targets: tuple[RecipeTarget, ...]
+    slim: SlimRules
+    probe: ProbeSpec
+    launch: LaunchSpec
+    api: dict[str, str]
+    directory: Path
+
+    def target(self, wanted: Target) -> RecipeTarget:
+        """Return what the recipe says about ``wanted``; raise `NotFoundError` naming the targets it has."""
+        for target in self.targets:
+            if target.target == wanted:
+                return target
+        known = ", ".join(f"`{target.target}`" for target in self.targets)
+        raise NotFoundError(
+            f"Cannot find target `{wanted}` in the recipe of `{self.backend}`: it has {known}",
+            hint="choose one of these, or add `[[targets]]` to the recipe",
+        )
+
+
+def find_recipes(directory: Path) -> list[Path]:
+    """Return the directories directly below ``directory`` that hold a recipe, sorted."""
+    return sorted(path.parent for path in directory.glob(f"*/{RECIPE_FILE}"))
+
+
+def load_recipe(directory: Path) -> Recipe:
+    """Read and check the recipe in ``directory`` (or the recipe file itself).
+
+    Raises:
+        NotFoundError: when there is none.
+        InvalidInputError: with every problem and its path.
+        UnsupportedError: when it was written for a newer format.
+    """
+    path = directory if directory.suffix == ".toml" else directory / RECIPE_FILE
+    try:
+        document = tomllib.loads(path.read_bytes().decode())
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise NotFoundError(
+            f"Cannot read recipe `{path}`: there is no such file", hint="name a directory that holds a recipe.toml"
+        ) from error
+    except OSError as error:
+        raise HostError(f"Cannot read recipe `{path}`: {error.strerror}") from error
+    except ValueError as error:
+        raise InvalidInputError(f"Cannot read recipe `{path}`: {error}") from error
+    return _decode(Decoder(document, f"recipe `{path}`"), path.parent)
+
+
+def _decode(read: Decoder, directory: Path) -> Recipe:
+    version = read.integer("format", least=1)
+    if version > FORMAT:
+        raise UnsupportedError(
+            f"Cannot read {read.what}: format {version} is newer than {FORMAT}",
+            hint="upgrade this tool: `uv tool upgrade mr-backends`",
+        )
+    backend = read.table("backend", required=True)
+    python = read.table("python", required=True)
+    lock = read.table("lock", required=True)
+    slim = read.table("slim")
+    choice = PythonChoice(
+        version=python.text("version", pattern=r"3\.12\.[0-9]+"), build=python.text("build", pattern=r"[0-9]{8}")
+    )
+    version_from = canonicalize_name(backend.text("version-from", pattern=r"[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?"))
+    targets = _decode_targets(read, decode_requirements(read, lock, "requirements", "lock.requirements"), version_from)
+    recipe = Recipe(
+        backend=backend.text("name", pattern=NAME_PATTERN),
+        summary=backend.text("summary", pattern=r"[^\n]+"),
+        homepage=backend.text("homepage", pattern=r"https?://[^\s]+"),
+        license=backend.parsed("license", parse_license, ""),
+        version_from=version_from,
+        python=choice,
+        exclude_newer=lock.parsed("exclude-newer", parse_time, ""),
+        targets=targets,
+        slim=SlimRules(
+            remove=decode_patterns(read, slim, "remove", "slim.remove"),
+            keep=decode_patterns(read, slim, "keep", "slim.keep"),
+        ),
+        probe=decode_spec(read, "probe", ProbeSpec()),
+        launch=decode_spec(read, "launch", LaunchSpec()),
+        api=decode_api(read),
+        directory=directory,
+    )
+    health = recipe.api.get("health")
+    if health is not None and health != recipe.launch.health_path:
+        read.problem(f"api.health: `{health}` differs from launch.health-path `{recipe.launch.health_path}`")
+    _check_python(python, choice, targets)
+    for table in (read, backend, python, lock, slim):
+        table.refuse_unknown()
+    read.finish(hint="the fields of a recipe are explained in recipes/README.md")
+    return recipe
+
+
+def _decode_targets(root: Decoder, common: list[str], version_from: str) -> tuple[RecipeTarget, ...]:
+    tables = root.tables("targets", required=True)
+    if not tables and isinstance(root.value.get("targets"), list):
+        root.problem("targets: at least one target is needed")
+    found: dict[Target, RecipeTarget] = {}
+    for index, read in enumerate(tables):
+        path = f"targets[{index}]"
+        target = read.parsed("target", Target.parse, _NO_TARGET)
+        own = decode_requirements(root, read, "requirements", f"{path}.requirements")
+        requirements = merge_requirements(root, common, own, f"{path}.requirements")
+        if version_from and all(Requirement(text).name != version_from for text in requirements):
+            read.problem(f"`{version_from}`, which gives the version, is not among its requirements", "requirements")
+        if target in found:
+            read.problem(f"`{target}` is listed twice", "target")
+        requires = _decode_requires(read, target)
+        read.refuse_unknown()
+        found[target] = RecipeTarget(target=target, requires=requires, requirements=requirements)
+    return tuple(found.values())
+
+
+def _decode_requires(read: Decoder, target: Target) -> HostRequirements:
+    cuda_driver = read.text("cuda-driver", "", pattern=r"|[0-9]+(\.[0-9]+){0,3}")
+    if cuda_driver and not target.accelerator.startswith("cuda"):
+        read.problem(f"has no meaning for `{target}`", "cuda-driver")
+    return HostRequirements(
+        glibc=_floor(read, "glibc", _GLIBC, target, "linux"),
+        macos=_floor(read, "macos", _MACOS, target, "darwin"),
+        cuda_driver=cuda_driver,
+        cpu_features=read.texts("cpu-features", pattern=r"[A-Za-z0-9._]+"),
+    )
+
+
+def _floor(read: Decoder, key: str, pattern: str, target: Target, system: str) -> str:
+    """Return the least version of the C library or system: required where it means something, refused elsewhere."""
+    if target.platform.os == system:
+        return read.text(key, pattern=pattern)
+    if read.text(key, "") and target != _NO_TARGET:
+        read.problem(f"has no meaning for `{target}`", key)
+    return ""
+
+
+def _check_python(read: Decoder, choice: PythonChoice, targets: Sequence[RecipeTarget]) -> None:
+    """Record a problem for each target that no pinned interpreter of this version and build exists for."""
+    problems = set()
+    for target in targets:
+        if choice.version and choice.build and target.target != _NO_TARGET:
+            try:
+                pin_for(choice.version, choice.build, target.target.platform)
+            except BundleError as error:
+                problems.add(error.message)
+    for problem in sorted(problems):
+        read.problem(problem)

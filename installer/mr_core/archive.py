@@ -1,0 +1,161 @@
+"""A layout inside an uncompressed tar file, read in place: members are found by offset and never extracted."""
+
+from __future__ import annotations
+
+import tarfile
+from pathlib import Path
+from typing import BinaryIO, cast
+
+from mr_core.blob_file import FileStream, check_size, no_blob
+from mr_core.digest import Digest
+from mr_core.durable import host_error
+from mr_core.errors import IntegrityError, InvalidInputError, NotFoundError
+from mr_core.layout_index import INDEX_FILE, LAYOUT_FILE, check_layout_file, layout_entries, resolve_entry
+from mr_core.manifest import MAX_MANIFEST_BYTES, Descriptor
+from mr_core.reader import check_limit, read_verified
+from mr_core.store import SMALL_BLOB_BYTES, BlobFile, BlobStream
+
+_MAX_MEMBERS = 20_000
+_MAX_HEADER_BYTES = 1 << 20
+_COMPRESSED = {b"\x1f\x8b": "gzip", b"\x28\xb5": "zstd", b"BZ": "bzip2", b"\xfd7": "xz"}
+
+
+class ArchiveSource:
+    """An ``oci-archive`` file as skopeo, podman, buildkit or ``mr-bundle export`` write it."""
+
+    def __init__(self, path: Path) -> None:
+        """Read the member table of ``path``.
+
+        Raises:
+            NotFoundError: when there is no such file.
+            InvalidInputError: when it is not a tar file, is compressed, or names a member twice.
+            IntegrityError: when the tar file is cut off.
+        """
+        self.path = path
+        self._members = _members(path)
+        check_layout_file(self._read_file(LAYOUT_FILE, 4096), str(path))
+        self._entries = layout_entries(self._read_file(INDEX_FILE, MAX_MANIFEST_BYTES), str(path))
+
+    def describe(self) -> str:
+        """Return ``oci-archive:<path>``."""
+        return f"oci-archive:{self.path}"
+
+    def names(self) -> tuple[Descriptor, ...]:
+        """Return the entries of ``index.json``."""
+        return self._entries
+
+    def resolve(self, name: str) -> Descriptor:
+        """Return the entry called ``name``; the only entry when it is empty; a document by its digest."""
+        return resolve_entry(self._entries, name, str(self.path), read_loose=self._read_loose)
+
+    def read_document(self, descriptor: Descriptor) -> bytes:
+        """Return a manifest or an index, verified."""
+        return self._read(descriptor, "manifest", MAX_MANIFEST_BYTES)
+
+    def read_blob(self, descriptor: Descriptor, *, limit: int = SMALL_BLOB_BYTES) -> bytes:
+        """Return a small blob, verified."""
+        return self._read(descriptor, "blob", limit)
+
+    def open_blob(self, descriptor: Descriptor, offset: int = 0) -> BlobStream:
+        """Open a blob at ``offset``; the member has the announced size."""
+        return FileStream(self.blob_file(descriptor), offset)
+
+    def blob_file(self, descriptor: Descriptor) -> BlobFile:
+        """Return the part of the tar file that is the blob; its size has been compared, its bytes have not."""
+        member = self._members.get(_blob_name(descriptor.digest))
+        if member is None:
+            raise no_blob(self.describe(), descriptor)
+        return check_size(member, descriptor, where=self.describe())
+
+    def close(self) -> None:
+        """Nothing is held open between calls."""
+
+    def _read_file(self, name: str, limit: int) -> bytes:
+        member = self._members.get(name)
+        if member is None:
+            raise InvalidInputError(
+                f"Cannot read archive `{self.path}`: it has no `{name}`, so it holds no OCI layout",
+                hint="make one with `skopeo copy … oci-archive:FILE`",
+            )
+        if member.size > limit:
+            raise InvalidInputError(
+                f"Cannot read `{name}` of `{self.path}`: {member.size} bytes, more than the {limit} allowed"
+            )
+        with FileStream(member) as stream:
+            return stream.read(member.size)
+
+    def _read_loose(self, digest: Digest) -> bytes | None:
+        member = self._members.get(_blob_name(digest))
+        if member is None:
+            return None
+        return self._read(Descriptor(media_type="", digest=digest, size=member.size), "manifest", MAX_MANIFEST_BYTES)
+
+    def _read(self, descriptor: Descriptor, what: str, limit: int) -> bytes:
+        check_limit(descriptor, what=what, limit=limit)
+        with self.open_blob(descriptor) as stream:
+            return read_verified(stream, descriptor, what=what, limit=limit)
+
+
+def _blob_name(digest: Digest) -> str:
+    return f"blobs/{digest.algorithm}/{digest.hex}"
+
+
+class _HeaderFile:
+    """A file that `tarfile` may read headers from, but nothing large: a hostile header cannot fill the memory."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self.seek = file.seek
+        self.tell = file.tell
+
+    def read(self, size: int = -1) -> bytes:
+        if not 0 <= size <= _MAX_HEADER_BYTES:
+            raise tarfile.ReadError(f"a header of {size} bytes")
+        return self._file.read(size)
+
+
+def _members(path: Path) -> dict[str, BlobFile]:
+    """Return the regular files of a tar file by name; directories and everything else are left out."""
+    found: dict[str, BlobFile] = {}
+    try:
+        with path.open("rb") as file:
+            start = file.read(512)
+            for magic, kind in _COMPRESSED.items():
+                if start.startswith(magic) and start[257:262] != b"ustar":
+                    raise InvalidInputError(
+                        f"Cannot read archive `{path}`: it is compressed with {kind}",
+                        hint="decompress it first; the layers inside are compressed already",
+                    )
+            end = file.seek(0, 2)
+            file.seek(0)
+            headers = cast("BinaryIO", _HeaderFile(file))  # it has all that `tarfile` uses for reading headers
+            with tarfile.open(fileobj=headers, mode="r:") as tar:
+                for count, member in enumerate(tar):
+                    if count >= _MAX_MEMBERS:
+                        raise InvalidInputError(f"Cannot read archive `{path}`: more than {_MAX_MEMBERS} members")
+                    name = member.name.removeprefix("./")
+                    if member.issparse() or not member.isreg():
+                        continue
+                    if name in found:
+                        raise InvalidInputError(f"Cannot read archive `{path}`: it names `{name[:200]}` twice")
+                    if member.offset_data + member.size > end:
+                        raise _cut(path, f"`{name[:200]}` reaches beyond its end")
+                    found[name] = BlobFile(path=path, offset=member.offset_data, size=member.size)
+    except FileNotFoundError as error:
+        raise NotFoundError(f"Cannot read archive `{path}`: there is no such file") from error
+    except tarfile.TarError as error:
+        if found or "unexpected end" in str(error):
+            raise _cut(path, str(error)) from error
+        raise InvalidInputError(
+            f"Cannot read archive `{path}`: it is not a tar file ({error})",
+            hint="name a file that `skopeo copy … oci-archive:FILE` wrote",
+        ) from error
+    except OSError as error:
+        raise host_error(f"Cannot read archive `{path}`", error) from error
+    return found
+
+
+def _cut(path: Path, reason: str) -> IntegrityError:
+    return IntegrityError(
+        f"Cannot read archive `{path}`: it is damaged or cut off ({reason})", hint="copy or download the file again"
+    )

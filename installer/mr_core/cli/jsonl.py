@@ -1,0 +1,79 @@
+"""The JSON lines sink: one object a line on stdout, and exactly one ``result`` or ``error`` as the last line.
+
+Every object has ``v`` (version of this form, 1), ``seq`` (counts from 1) and ``event`` (a stable name). The same
+stability promise as for the library holds: fields are added, never renamed.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+import threading
+from enum import Enum
+from pathlib import Path
+from typing import IO, Any
+
+from mr_core.errors import BundleError
+from mr_core.events import Event
+
+VERSION = 1
+_WORD = re.compile(r"(?<!^)(?=[A-Z])")
+
+
+class JsonLines:
+    """Writes events as JSON lines; usable from any thread."""
+
+    def __init__(self, stream: IO[str]) -> None:
+        self._stream = stream
+        self._sequence = 0
+        self._lock = threading.Lock()
+
+    def __call__(self, event: Event) -> None:
+        """Write one event; its name is the class name in ``kebab-case``."""
+        name = _WORD.sub("-", type(event).__name__).lower()
+        self._write(name, plain(event))
+
+    def result(self, value: Any) -> None:
+        """Write the last line of a successful run."""
+        shown = plain(value)
+        self._write("result", shown if isinstance(shown, dict) else {"value": shown})
+
+    def error(self, error: BundleError) -> None:
+        """Write the last line of a failed run."""
+        fields = {
+            "code": error.code,
+            "exit_code": error.exit_code,
+            "retryable": error.retryable,
+            "message": error.message,
+            "hint": error.hint,
+        }
+        self._write("error", {**plain(error.fields), **fields})
+
+    def _write(self, name: str, fields: dict[str, Any]) -> None:
+        with self._lock:
+            self._sequence += 1
+            line = {"v": VERSION, "seq": self._sequence, "event": name, **fields}
+            self._stream.write(json.dumps(line, ensure_ascii=True, default=str) + "\n")
+            self._stream.flush()
+
+
+def plain(value: Any) -> Any:
+    """Return ``value`` as JSON types: dataclasses become objects, enums their values, paths and digests their text."""
+    if hasattr(value, "to_json"):
+        return plain(value.to_json())
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {field.name: plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
+    match value:
+        case Enum():
+            return value.value
+        case dict():
+            return {str(key): plain(item) for key, item in value.items()}
+        case list() | tuple() | set() | frozenset():
+            return [plain(item) for item in value]
+        case None | bool() | int() | float() | str():
+            return value
+        case Path():
+            return str(value)
+        case _:
+            return str(value)

@@ -1,0 +1,84 @@
+"""The plain sink: a line for each finished phase on stderr, for logs and pipes."""
+
+from __future__ import annotations
+
+import threading
+from typing import IO
+
+from mr_core.cli.units import show_bytes, show_seconds
+from mr_core.events import (
+    BlobFinished,
+    BlobProgress,
+    Event,
+    Level,
+    Notice,
+    Outcome,
+    Output,
+    PhaseFinished,
+    PhaseProgress,
+    PhaseStarted,
+    Unit,
+)
+
+VERBS = {Outcome.DONE: "", Outcome.SKIPPED: "skipped", Outcome.RESUMED: "resumed", Outcome.FAILED: "failed"}
+
+
+class PlainLines:
+    """Writes one line for each phase that ended; ``verbose`` adds blobs, child output and details.
+
+    Attributes:
+        show_output: Whether lines of child processes are written.
+    """
+
+    def __init__(self, stream: IO[str], *, verbose: bool = False) -> None:
+        self._stream = stream
+        self._verbose = verbose
+        self.show_output = verbose
+        self._totals: dict[str, PhaseStarted] = {}
+        self._lock = threading.Lock()
+
+    def __call__(self, event: Event) -> None:
+        """Write the line for one event, if it has one."""
+        line = self._line(event)
+        if line:
+            with self._lock:
+                self._stream.write(line + "\n")
+                self._stream.flush()
+
+    def close(self) -> None:
+        """Do nothing: every line is complete."""
+
+    def _line(self, event: Event) -> str:
+        match event:
+            case PhaseStarted():
+                self._totals[event.phase] = event
+                return ""
+            case PhaseFinished():
+                return phase_line(event, self._totals.pop(event.phase, None))
+            case Notice(level=Level.DETAIL):
+                return f"  {event.message}" if self._verbose else ""
+            case Notice(level=Level.WARNING):
+                return f"warning: {event.message}"
+            case Notice():
+                return f"note: {event.message}"
+            case BlobFinished():
+                done = VERBS[event.outcome] or "fetched"
+                return f"  {event.label or event.digest[:19]} {show_bytes(event.total)} {done}" if self._verbose else ""
+            case Output():
+                return f"  {event.source}: {event.line}" if self.show_output else ""
+            case PhaseProgress() | BlobProgress():
+                return ""
+
+
+def phase_line(event: PhaseFinished, started: PhaseStarted | None) -> str:
+    """Return what a finished phase looks like on one line."""
+    parts = [f"{event.phase:<11}"]
+    if started is not None and started.subject:
+        parts.append(started.subject)
+    if started is not None and started.total and started.unit is Unit.BYTES:
+        parts.append(show_bytes(started.total))
+    parts.extend(f"{key} {value}" for key, value in event.detail.items())
+    if VERBS[event.outcome]:
+        parts.append(VERBS[event.outcome])
+    parts.append(f"({show_seconds(event.seconds)})")
+    return " ".join(parts)

@@ -1,0 +1,176 @@
+"""Filesystem steps that survive a crash and a power loss: durable writes, renames and removals.
+
+The rule behind every function here: bytes are synced before the name that makes them visible is, and a directory is
+synced after an entry in it changed. On macOS ``fsync`` does not reach the platter, so the last step of a transaction
+uses ``F_FULLFSYNC`` (see ``man 2 fsync`` there).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import errno
+import os
+import stat
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+from mr_core.errors import HostError
+
+_FULL_FSYNC = 51  # F_FULLFSYNC in <sys/fcntl.h> of macOS
+
+
+@contextlib.contextmanager
+def host_errors(verb: str, path: Path | str) -> Iterator[None]:
+    """Turn an `OSError` of the block into a `HostError` that says ``Cannot <verb> <path>``."""
+    try:
+        yield
+    except OSError as error:
+        raise host_error(f"Cannot {verb} `{path}`", error) from error
+
+
+def host_error(what: str, error: OSError) -> HostError:
+    """Return a `HostError` for ``error``, with the next step for the common causes."""
+    hints = {
+        errno.ENOSPC: "free some disk space, or choose another root with `--root`",
+        errno.EDQUOT: "your disk quota is used up; free some space, or choose another root with `--root`",
+        errno.EACCES: "check the owner and the permissions of that directory",
+        errno.EPERM: "check the owner, the permissions and the attributes (immutable?) of that path",
+        errno.EROFS: "the filesystem is read-only; choose another root with `--root`",
+        errno.EMFILE: "raise the limit of open files: `ulimit -n 256`",
+        errno.ENOTDIR: "a file lies where a directory is needed; move it away",
+    }
+    reason = os.strerror(error.errno) if error.errno else str(error)
+    hint = hints.get(error.errno or 0, "")
+    return HostError(f"{what}: {reason.lower()}", hint=hint, errno=errno.errorcode.get(error.errno or 0, ""))
+
+
+def make_directories(path: Path, *, mode: int = 0o755) -> None:
+    """Create ``path`` and its parents; each new directory gets ``mode`` whatever the umask is, and is synced."""
+    if path.is_dir():
+        return
+    with host_errors("create", path):
+        missing = [path, *path.parents]
+        missing = [place for place in missing if not place.exists()]
+        for place in reversed(missing):
+            with contextlib.suppress(FileExistsError):
+                place.mkdir()
+                place.chmod(mode)
+                sync_directory(place.parent)
+
+
+def sync_directory(path: Path) -> None:
+    """Make the entries of a directory durable."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        _sync(descriptor)
+    except OSError as error:
+        if error.errno not in {errno.EINVAL, errno.ENOTSUP}:  # some network filesystems cannot sync a directory
+            raise
+    finally:
+        os.close(descriptor)
+
+
+def sync_tree(root: Path) -> None:
+    """Make every file below ``root`` durable: one ``syncfs`` on Linux, an ``fsync`` for each file elsewhere."""
+    if sys.platform == "linux":
+        descriptor = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            libc = ctypes.CDLL(None, use_errno=True)
+            if libc.syncfs(descriptor) == 0:
+                return
+            code = ctypes.get_errno()
+            if code != errno.ENOSYS:
+                raise OSError(code, os.strerror(code), str(root))
+        finally:
+            os.close(descriptor)
+    for directory, _, names in os.walk(root):
+        for name in names:
+            place = os.path.join(directory, name)  # noqa: PTH118 - hot loop over many thousand files
+            if not os.path.islink(place):  # noqa: PTH114
+                sync_file(Path(place))
+        sync_directory(Path(directory))
+
+
+def sync_file(path: Path) -> None:
+    """Make the bytes of one file durable."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _sync(descriptor: int) -> None:
+    if sys.platform == "darwin":
+        import fcntl  # noqa: PLC0415 - POSIX only, needed on this platform alone
+
+        with contextlib.suppress(OSError):
+            fcntl.fcntl(descriptor, _FULL_FSYNC)
+            return
+    os.fsync(descriptor)
+
+
+def write_durably(path: Path, content: bytes, *, mode: int = 0o644) -> None:
+    """Replace ``path`` by ``content`` durably in one step: a crash leaves the old file or the new."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    with host_errors("write", path):
+        try:
+            descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+            try:
+                view = memoryview(content)
+                while view:
+                    view = view[os.write(descriptor, view) :]
+                os.fchmod(descriptor, mode)
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
+            temporary.replace(path)
+            sync_directory(path.parent)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                temporary.unlink()
+            raise
+
+
+def point_link(link: Path, target: str) -> None:
+    """Make the symbolic link ``link`` point to ``target`` by one rename; readers see the old target or the new."""
+    temporary = link.with_name(f".{link.name}.{os.getpid()}.tmp")
+    with host_errors("link", link):
+        with contextlib.suppress(FileNotFoundError):
+            temporary.unlink()
+        temporary.symlink_to(target)
+        try:
+            temporary.replace(link)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                temporary.unlink()
+            raise
+        sync_directory(link.parent)
+
+
+def remove_tree(path: Path) -> None:
+    """Remove a directory tree of ours, also read-only directories in it; never follows a link; absent is fine."""
+    with host_errors("remove", path):
+        try:
+            status = path.lstat()
+        except FileNotFoundError:
+            return
+        if not stat.S_ISDIR(status.st_mode):
+            path.unlink()
+            return
+        for directory, names, _ in os.walk(path):
+            if not os.access(directory, os.W_OK | os.X_OK):
+                os.chmod(directory, 0o700)  # noqa: PTH101
+            names[:] = [name for name in names if not os.path.islink(os.path.join(directory, name))]  # noqa: PTH114, PTH118
+        for directory, names, files in os.walk(path, topdown=False):
+            for name in files:
+                os.unlink(os.path.join(directory, name))  # noqa: PTH108, PTH118
+            for name in names:
+                place = os.path.join(directory, name)  # noqa: PTH118
+                if os.path.islink(place):  # noqa: PTH114
+                    os.unlink(place)  # noqa: PTH108
+                else:
+                    os.rmdir(place)  # noqa: PTH106
+        path.rmdir()

@@ -1,0 +1,352 @@
+"""The library a host embeds: one object for one root."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from mr_core.digest import Digest
+from mr_core.errors import BundleError, NotFoundError, UsageError
+from mr_core.events import Cancel, Level, Notice, Phase, Reporter, SafeReporter, discard
+from mr_core.location import Location, RegistryLocation, parse_location
+from mr_core.open_store import open_source
+from mr_core.platform import Target
+from mr_core.registry_options import RegistryOptions
+from mr_core.store import Source
+from mr_installer.activation import close_journal, commit, exclusive, settle
+from mr_installer.blobs import BlobStore
+from mr_installer.bundle import read_bundle
+from mr_installer.catalogue import default_location
+from mr_installer.host import Host, survey_host
+from mr_installer.plan import Action, InstallPlan, plan_bundle
+from mr_installer.probing import ProbeResult, probe_release
+from mr_installer.receipt import Journal, write_journal
+from mr_installer.releases import (
+    Release,
+    State,
+    Status,
+    previous_release,
+    read_config,
+    read_release,
+    read_status,
+    require_active,
+)
+from mr_installer.removal import Uninstalled, uninstall
+from mr_installer.root import Root
+from mr_installer.server import Server, start_server
+from mr_installer.staging import StageOptions
+from mr_installer.transaction import Installed, apply_plan
+from mr_installer.verification import Verified, verify_release
+
+Confirm = Callable[[InstallPlan], None]
+
+
+class Installer:
+    """Installs, checks and removes backends below one root; safe to use from many threads and processes.
+
+    Args:
+        root: Directory that holds the backends; default ``MR_ROOT``, else ``~/.docker/model-runner``.
+        source: Default source, such as ``docker://registry.example/bundles/mlx-lm:0.32.2``.
+        registry: How registries are talked to: insecure hosts, CA bundle, credentials, timeouts.
+        report: Receives events while calls run, possibly from worker threads.
+        cancel: Asks running calls to stop.
+    """
+
+    def __init__(
+        self,
+        root: Path | str | None = None,
+        *,
+        source: str = "",
+        registry: RegistryOptions | None = None,
+        report: Reporter = discard,
+        cancel: Cancel | None = None,
+    ) -> None:
+        self.root = Root.at(root)
+        self._source = source
+        self._registry = registry or RegistryOptions()
+        self._report: Reporter = SafeReporter(report)
+        self._cancel = cancel or Cancel()
+
+    def status(self, backend: str) -> Status:
+        """Return the state of one backend; never waits and never touches the network."""
+        return read_status(self.root.backend(backend))
+
+    def list(self) -> list[Status]:
+        """Return the state of everything below the root that is installed or was put there by others."""
+        found = [read_status(directory) for directory in self.root.backends()]
+        return [status for status in found if status.state is not State.NOT_INSTALLED or status.releases]
+
+    def is_installed(self, backend: str) -> bool:
+        """Whether ``backend`` can be started now; never waits."""
+        directory = self.root.backend(backend)
+        active = directory.active()
+        return active is not None and directory.release(active).is_dir()
+
+    def launcher(self, backend: str) -> Path:
+        """Return the stable path that starts the backend's server, through every upgrade."""
+        return self.root.backend(backend).launcher
+
+    def plan(self, backend: str, *, version: str = "", source: str = "", target: Target | None = None) -> InstallPlan:
+        """Decide what an install would do; changes nothing.
+
+        Args:
+            backend: Name of the backend.
+            version: A version, ``sha256:…``, or empty for what the source's name points to.
+            source: Location to install from; default the one of this object, else ``MR_REPOSITORY``.
+            target: Consider this target only.
+        """
+        plan, opened = self._plan(backend, version, source, target)
+        if opened is not None:
+            opened.close()
+        return plan
+
+    def install(
+        self,
+        backend: str,
+        *,
+        version: str = "",
+        source: str = "",
+        target: Target | None = None,
+        probe: bool = True,
+        options: StageOptions | None = None,
+        confirm: Confirm | None = None,
+    ) -> Installed:
+        """Make a backend ready to serve: fetch what is missing, prove it, and activate it.
+
+        Args:
+            backend: Name of the backend.
+            version: As for `plan`.
+            source: As for `plan`.
+            target: As for `plan`.
+            probe: Import the bundle's modules before it becomes active.
+            options: Parallelism, and whether downloaded blobs are kept.
+            confirm: Shown the plan before the first layer byte; raises to stop.
+
+        Raises:
+            BundleError: the active release, if there was one, is still active.
+        """
+        plan, opened = self._plan(backend, version, source, target)
+        try:
+            if confirm is not None and plan.action is not Action.NOTHING:
+                confirm(plan)
+            return apply_plan(
+                plan, self.root, opened, probe=probe, options=options, report=self._report, cancel=self._cancel
+            )
+        except BundleError as error:
+            self._comfort(backend, error)
+            raise
+        finally:
+            if opened is not None:
+                opened.close()
+
+    def rollback(self, backend: str) -> Installed:
+        """Activate the release that was active before; no network, no copying.
+
+        Raises:
+            NotFoundError: when there is no earlier release on disk that passed its probe.
+        """
+        directory = self.root.backend(backend)
+        if not directory.release_ids():
+            raise NotFoundError(
+                f"Cannot roll back `{backend}`: it is not installed below `{self.root.path}`",
+                hint="`mr-install list` shows what is installed",
+            )
+        with exclusive(directory, cancel=self._cancel):
+            release = previous_release(directory)
+            active = directory.active() or ""
+            if release is None:
+                raise NotFoundError(
+                    f"Cannot roll back `{backend}`: no earlier release is on disk",
+                    hint=f"install the version you want: `mr-install {backend}@VERSION --from SOURCE`",
+                )
+            with Phase(self._report, "rollback", release.id):
+                journal = Journal(operation="rollback", transaction="rollback", release=release.id, previous=active)
+                write_journal(directory.journal, journal)
+                commit(directory, release.id)
+                settle(directory, release.id)
+                close_journal(directory)
+        return self._installed(backend, release, previous=active)
+
+    def probe(self, backend: str) -> ProbeResult:
+        """Import the active release's modules again; raises `ProbeError` when that fails."""
+        directory = self.root.backend(backend)
+        release = require_active(directory)
+        spec = read_config(directory, release.id).probe
+        with Phase(self._report, "probe", ", ".join(spec.imports)):
+            return probe_release(directory, release.id, spec, cancel=self._cancel)
+
+    def serve(
+        self,
+        backend: str,
+        model: Path,
+        *,
+        host: str = "127.0.0.1",
+        port: int = 0,
+        names: Sequence[str] = (),
+        extra: Sequence[str] = (),
+        log: Path | None = None,
+        timeout: float | None = None,
+    ) -> Server:
+        """Start the server of the active release and return when it is healthy; the arguments are `start_server`'s.
+
+        Raises:
+            NotFoundError: when the backend is not installed, or the model does not exist.
+            ProbeError: when the server ends or does not become healthy.
+        """
+        directory = self.root.backend(backend)
+        release = require_active(directory)
+        return start_server(
+            directory.launcher,
+            model,
+            spec=read_config(directory, release.id).launch,
+            host=host,
+            port=port,
+            names=names,
+            extra=extra,
+            log=log,
+            timeout=timeout,
+            report=self._report,
+            cancel=self._cancel,
+        )
+
+    def uninstall(self, backend: str, *, force: bool = False) -> Uninstalled:
+        """Remove a backend; refuses while it is in use unless ``force``."""
+        return uninstall(self.root.backend(backend), force=force, report=self._report, cancel=self._cancel)
+
+    def verify(self, backend: str, *, deep: bool = False) -> Verified:
+        """Check the active release: its sealed papers, or every byte of it when ``deep``."""
+        return verify_release(self.root.backend(backend), deep=deep, report=self._report, cancel=self._cancel)
+
+    def _plan(
+        self, backend: str, version: str, source: str, target: Target | None
+    ) -> tuple[InstallPlan, Source | None]:
+        self.root.backend(backend)  # refuse an impossible name before anything else
+        text = source or self._source
+        if not text and (local := self._local(backend, version)) is not None:
+            return local, None
+        location = parse_location(text) if text else default_location(backend, version)
+        host = survey_host()
+        opened, name = open_source(location, options=self._registry, cancel=self._cancel)
+        try:
+            plan = self._plan_source(opened, location, name, backend=backend, version=version, target=target, host=host)
+        except BaseException as error:
+            opened.close()
+            if isinstance(error, BundleError):
+                self._comfort(backend, error)
+            raise
+        return plan, opened
+
+    def _plan_source(
+        self,
+        opened: Source,
+        location: Location,
+        name: str,
+        *,
+        backend: str,
+        version: str,
+        target: Target | None,
+        host: Host,
+    ) -> InstallPlan:
+        directory = self.root.backend(backend)
+        with Phase(self._report, "resolve", str(location)):
+            found = opened.resolve(version if version.startswith("sha256:") else name)
+            if (same := self._same(backend, found.digest, target)) is not None:
+                return same
+            bundle = read_bundle(opened, found, host, what=f"{backend} from `{location}`", wanted=target)
+        config = bundle.config
+        if config.backend != backend:
+            raise NotFoundError(
+                f"Cannot find backend `{backend}` in `{location}`: it holds `{config.backend}`",
+                hint=f"run `mr-install {config.backend} --from {location}`",
+            )
+        if version and not version.startswith("sha256:") and config.version != version:
+            raise NotFoundError(
+                f"Cannot find version {version} of {backend} in `{location}`: it holds {config.version}",
+                hint=f"run `mr-install {backend}@{config.version} --from {location}`, or name another source",
+            )
+        blobs = BlobStore(self.root.blobs)
+        fetch = 0
+        for layer in bundle.layers:
+            if opened.blob_file(layer.descriptor) is None:
+                fetch += blobs.missing_bytes(layer.descriptor)
+        return plan_bundle(
+            bundle, directory, source=str(location), insecure=self._is_insecure(location), fetch_bytes=fetch
+        )
+
+    def _is_insecure(self, location: Location) -> bool:
+        match location:
+            case RegistryLocation(reference=reference):
+                return reference.registry in self._registry.insecure_hosts
+            case _:
+                return False
+
+    def _same(self, backend: str, digest: Digest, target: Target | None) -> InstallPlan | None:
+        """Return a plan that needs no more of the network when ``digest`` is what an active release came from."""
+        active = self._active(backend)
+        if active is None or digest not in (active.receipt.resolved, active.receipt.digest):
+            return None
+        if not active.probed or (target is not None and str(target) != active.receipt.target):
+            return None
+        return self._plan_local(backend, active)
+
+    def _local(self, backend: str, version: str) -> InstallPlan | None:
+        """Return a plan from what is on disk, when that already is what was asked for."""
+        directory = self.root.backend(backend)
+        active = self._active(backend)
+        if active is not None and active.probed and _is_version(active, version):
+            return self._plan_local(backend, active)
+        if version:
+            for name in directory.release_ids():
+                release = read_release(directory, name)
+                if release is not None and release.probed and _is_version(release, version):
+                    return self._plan_local(backend, release)
+        return None
+
+    def _active(self, backend: str) -> Release | None:
+        directory = self.root.backend(backend)
+        active = directory.active()
+        try:
+            return read_release(directory, active) if active is not None else None
+        except BundleError as error:
+            self._report(Notice(code="release-damaged", message=error.message, level=Level.WARNING))
+            return None
+
+    def _plan_local(self, backend: str, release: Release) -> InstallPlan:
+        active = self.root.backend(backend).active()
+        receipt = release.receipt
+        return InstallPlan(
+            backend=backend,
+            version=receipt.version,
+            target=receipt.target,
+            release=release.id,
+            digest=receipt.digest,
+            resolved=receipt.resolved,
+            source=receipt.source,
+            action=Action.NOTHING if release.id == active else Action.ACTIVATE,
+            previous=active if active is not None and active != release.id else "",
+            insecure=receipt.insecure,
+        )
+
+    def _installed(self, backend: str, release: Release, *, previous: str) -> Installed:
+        directory = self.root.backend(backend)
+        return Installed(
+            backend=backend,
+            version=release.receipt.version,
+            target=release.receipt.target,
+            release=release.id,
+            digest=str(release.receipt.digest),
+            path=directory.release(release.id),
+            launcher=directory.launcher,
+            action=Action.ACTIVATE,
+            previous=previous,
+        )
+
+    def _comfort(self, backend: str, error: BundleError) -> None:
+        """Say that an installed release keeps working, whatever went wrong with the new one."""
+        active = self.root.backend(backend).active()
+        if active is not None and not isinstance(error, UsageError):
+            self._report(Notice(code="still-active", message=f"{backend} {active} is still active", level=Level.NOTE))
+
+
+def _is_version(release: Release, version: str) -> bool:
+    return version in ("", release.receipt.version, str(release.receipt.digest), str(release.receipt.resolved))

@@ -1,0 +1,213 @@
+"""The install transaction: FETCH, STAGE, SYNC, SEAL, PLACE, PROBE, COMMIT, LEGACY, CLEAN.
+
+RESOLVE, POLICY, SELECT and PLAN come before, in `mr_installer.installer`. Nothing half-done is visible: a crash before
+COMMIT leaves the old release active, and after it only steps that can be redone are left.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import datetime as dt
+import secrets
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from mr_core.decode import dump_json
+from mr_core.durable import host_errors, make_directories, sync_directory, sync_tree, write_durably
+from mr_core.errors import BundleError, InternalError
+from mr_core.events import Cancel, Phase, Reporter
+from mr_core.file_manifest import LEASE_PATH, RECEIPT_PATH
+from mr_core.store import Source
+from mr_installer.activation import close_journal, commit, discard, exclusive, settle
+from mr_installer.blobs import BlobStore
+from mr_installer.plan import Action, InstallPlan, preflight
+from mr_installer.probing import probe_release
+from mr_installer.receipt import Journal, ProbeRecord, Receipt, write_journal, write_probe_record
+from mr_installer.releases import read_config
+from mr_installer.root import BackendDirectory, Root
+from mr_installer.staging import StageOptions, stage_bundle
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Installed:
+    """The outcome of an install: what is active now, and what was active before."""
+
+    backend: str
+    version: str
+    target: str
+    release: str
+    digest: str
+    path: Path
+    launcher: Path
+    action: Action
+    previous: str = ""
+
+
+Checkpoint = Callable[[str], None]
+"""Called with the name of each step before it begins; tests stop the process there."""
+
+
+def no_checkpoint(_step: str) -> None:
+    """Go on: the default."""
+
+
+def apply_plan(
+    plan: InstallPlan,
+    root: Root,
+    source: Source | None,
+    *,
+    probe: bool = True,
+    options: StageOptions | None = None,
+    report: Reporter,
+    cancel: Cancel,
+    checkpoint: Checkpoint = no_checkpoint,
+) -> Installed:
+    """Carry out ``plan``.
+
+    Raises:
+        ProbeError: the bundle does not work here; what was active before still is.
+        BundleError: any other typed failure; the active release is unchanged.
+    """
+    directory = root.backend(plan.backend)
+    if plan.action is not Action.NOTHING:
+        preflight(plan, directory)
+        with exclusive(directory, cancel=cancel):
+            _Transaction(plan, root, directory, report=report, cancel=cancel, checkpoint=checkpoint).run(
+                source, probe=probe, options=options or StageOptions()
+            )
+    return Installed(
+        backend=plan.backend,
+        version=plan.version,
+        target=plan.target,
+        release=plan.release,
+        digest=str(plan.digest),
+        path=directory.release(plan.release),
+        launcher=directory.launcher,
+        action=plan.action,
+        previous=plan.previous,
+    )
+
+
+class _Transaction:
+    """One run under the backend's lock."""
+
+    def __init__(
+        self,
+        plan: InstallPlan,
+        root: Root,
+        directory: BackendDirectory,
+        *,
+        report: Reporter,
+        cancel: Cancel,
+        checkpoint: Checkpoint,
+    ) -> None:
+        self._plan = plan
+        self._root = root
+        self._directory = directory
+        self._report = report
+        self._cancel = cancel
+        self._checkpoint = checkpoint
+        self._id = secrets.token_hex(4)
+        self._stage = directory.state / f"stage-{self._id}"
+
+    def run(self, source: Source | None, *, probe: bool, options: StageOptions) -> None:
+        """Do every step that is still to be done; what another run did meanwhile is used."""
+        release = self._plan.release
+        active = self._directory.active()
+        self._checkpoint("journal")
+        write_journal(
+            self._directory.journal,
+            Journal(operation="install", transaction=self._id, release=release, previous=active or ""),
+        )
+        try:
+            if not self._directory.release(release).is_dir():
+                self._place(source, options)
+            self._prove(probe=probe)
+            self._cancel.check()
+            self._checkpoint("commit")
+            with Phase(self._report, "commit", release):
+                commit(self._directory, release)
+                self._checkpoint("settle")
+                settle(self._directory, release)
+                self._checkpoint("clean")
+                close_journal(self._directory)
+        except BaseException:
+            self._withdraw()
+            raise
+        self._drop_unproven()
+
+    def _place(self, source: Source | None, options: StageOptions) -> None:
+        bundle = self._plan.bundle
+        if bundle is None or source is None:
+            raise InternalError(f"Cannot install {self._plan.release}: the plan names a release that vanished")
+        self._checkpoint("stage")
+        stage_bundle(
+            bundle,
+            source,
+            self._stage,
+            BlobStore(self._root.blobs),
+            options=options,
+            report=self._report,
+            cancel=self._cancel,
+        )
+        self._checkpoint("sync")
+        with Phase(self._report, "sync"):
+            with host_errors("sync", self._stage):
+                sync_tree(self._stage)
+            self._checkpoint("seal")
+            self._seal()
+        self._cancel.check()
+        self._checkpoint("place")
+        make_directories(self._directory.releases)
+        target = self._directory.release(self._plan.release)
+        with host_errors("place", target):
+            self._stage.replace(target)
+            sync_directory(target.parent)
+
+    def _seal(self) -> None:
+        """Write the lease and the receipt into the stage, durably: a tree with a receipt is a whole tree."""
+        now = dt.datetime.now(dt.UTC).replace(microsecond=0)
+        receipt = Receipt(
+            backend=self._plan.backend,
+            version=self._plan.version,
+            target=self._plan.target,
+            digest=self._plan.digest,
+            resolved=self._plan.resolved,
+            source=self._plan.source,
+            insecure=self._plan.insecure,
+            installed=now.isoformat().replace("+00:00", "Z"),
+        )
+        write_durably(self._stage / LEASE_PATH, b"")
+        write_durably(self._stage / RECEIPT_PATH, dump_json(receipt.to_json()) + b"\n")
+
+    def _prove(self, *, probe: bool) -> None:
+        """Probe the release at its final place, once; a release that passed here before is not probed again."""
+        record = self._directory.probed(self._plan.release)
+        if record.is_file():
+            return
+        now = dt.datetime.now(dt.UTC).replace(microsecond=0).isoformat()
+        if not probe:
+            write_probe_record(record, ProbeRecord(passed=now, seconds=0.0, skipped=True))
+            return
+        self._checkpoint("probe")
+        spec = read_config(self._directory, self._plan.release).probe
+        with Phase(self._report, "probe", ", ".join(spec.imports)):
+            result = probe_release(self._directory, self._plan.release, spec, cancel=self._cancel)
+        write_probe_record(
+            record,
+            ProbeRecord(passed=now, seconds=result.seconds, modules=result.modules, versions=result.versions),
+        )
+
+    def _withdraw(self) -> None:
+        """Take back what is not visible yet; the error that brought us here matters more than one of ours."""
+        with contextlib.suppress(BundleError, OSError):
+            discard(self._directory, self._stage, self._id)
+            if self._directory.active() != self._plan.release:
+                close_journal(self._directory)
+
+    def _drop_unproven(self) -> None:
+        """Remove releases that never passed a probe: leftovers of attempts that this one replaces."""
+        for release in self._directory.release_ids():
+            if release != self._plan.release and not self._directory.probed(release).is_file():
+                discard(self._directory, self._directory.release(release), self._id)

@@ -1,0 +1,236 @@
+"""A host CPython made relocatable: it runs anywhere, tells nothing of its machine, and is always the same."""
+
+from __future__ import annotations
+
+import ast
+import os
+import re
+import shutil
+import stat
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import HERE, NOWHERE
+
+from mr_bundler.interpreter import find_host_python, prepare_interpreter
+from mr_bundler.interpreter.libraries import SYSTEM_LIBRARIES
+from mr_core.errors import CancelledError, NotFoundError, UnsupportedError, UsageError
+from mr_core.events import Cancel, Outcome, PhaseFinished
+from mr_core.platform import Target
+from support.need import missing, need
+
+IMPORTS = "import ssl, sqlite3, ctypes, lzma, bz2, zlib, hashlib, uuid, asyncio, multiprocessing, decimal, xml.etree.ElementTree"
+
+
+def snapshot(prefix):
+    found = {}
+    for place in sorted(prefix.rglob("*")):
+        status = place.lstat()
+        content = os.readlink(place) if place.is_symlink() else place.read_bytes() if place.is_file() else None
+        found[str(place.relative_to(prefix))] = (stat.filemode(status.st_mode), content)
+    return found
+
+
+def test_a_moved_tree_runs_with_its_own_libraries(relocated, tmp_path, ask):
+    moved = tmp_path / "mit Leerzeichen und Ümläuten 日本"
+    shutil.copytree(relocated.prefix, moved, symlinks=True)
+    answer = ask(
+        moved,
+        f"{IMPORTS}\nimport sysconfig\n"
+        "hashlib.sha256(b''); sqlite3.connect(':memory:').execute('select 1'); ssl.create_default_context()\n"
+        "mapped = sorted({line.split(None, 5)[5].strip() for line in open('/proc/self/maps') if '.so' in line})\n"
+        "answer = {'prefix': sys.prefix, 'exec': sys.exec_prefix, 'path': sys.path, 'mapped': mapped,\n"
+        "  'purelib': sysconfig.get_path('purelib'), 'include': sysconfig.get_config_var('INCLUDEPY')}",
+    )
+    assert answer["prefix"] == answer["exec"] == str(moved)
+    assert answer["purelib"] == f"{moved}/lib/python3.12/site-packages"
+    assert Path(answer["include"], "Python.h").is_file()
+    assert all(entry.startswith(f"{moved}/") for entry in answer["path"])
+    foreign = {Path(name).name for name in answer["mapped"] if not name.startswith(f"{moved}/")}
+    assert foreign <= SYSTEM_LIBRARIES
+
+
+@pytest.mark.root
+def test_it_runs_while_the_original_is_hidden(host, relocated, ask):
+    need("unshare")
+    if os.geteuid() != 0 or host.prefix in (Path("/usr"), Path("/usr/local")):
+        missing("root, and a CPython 3.12 with a prefix of its own")
+    hide = 'mount -t tmpfs none "$0" && [ ! -e "$0/bin" ] && exec "$@"'
+    wrap = ("unshare", "--mount", "sh", "-c", hide, str(host.prefix))
+    answer = ask(relocated.prefix, f"{IMPORTS}\nanswer = sys.prefix", wrap=wrap)
+    assert answer == str(relocated.prefix)
+
+
+def test_no_file_names_the_machine(host, relocated):
+    text = next((host.prefix / "lib/python3.12").glob("_sysconfigdata*.py")).read_text()
+    variables = ast.literal_eval(text.partition("=")[2].strip()) if "_VARIABLES" not in text else {}
+    telling = {str(host.prefix), os.path.realpath(host.prefix), str(Path.home()), variables.get("abs_builddir", "")}
+    telling = {path for path in telling if path.count("/") > 1 or path == str(Path.home())} - {"/usr/local", "/"}
+    assert telling
+    needles = [path.encode(encoding) for path in telling for encoding in ("utf-8", "utf-16-le", "utf-32-le")]
+    found = [
+        (str(place), needle)
+        for place in relocated.prefix.rglob("*")
+        if place.is_file()
+        for needle in needles
+        if needle in place.read_bytes()
+    ]
+    assert found == []
+
+
+def test_a_tree_without_its_library_does_not_take_another_pythons(host, relocated, tmp_path):
+    if host.prefix in (Path("/usr"), Path("/usr/local")):
+        missing("a CPython 3.12 with a prefix of its own")
+    shutil.copytree(relocated.prefix / "bin", tmp_path / "bin", symlinks=True)
+    (tmp_path / "lib").mkdir()
+    for library in (relocated.prefix / "lib").glob("*.so*"):
+        shutil.copy(library, tmp_path / "lib")
+    ran = subprocess.run([tmp_path / "bin/python3", "-I", "-c", ""], capture_output=True, text=True, check=False)
+    assert ran.returncode != 0
+    assert "/relocatable-python" in ran.stderr
+
+
+def test_two_builds_are_byte_identical(host, relocated, tmp_path):
+    before = os.umask(0o077)
+    try:
+        second = prepare_interpreter(
+            NOWHERE, HERE, destination=tmp_path / "second", cache=tmp_path / "cache", python_from=host.executable
+        )
+    finally:
+        os.umask(before)
+    assert second.identity == relocated.identity
+    assert snapshot(second.prefix) == snapshot(relocated.prefix)
+
+
+def test_the_second_call_is_a_copy_and_a_damaged_cache_is_not_used(host, tmp_path):
+    def build(name):
+        events = []
+        place = tmp_path / name
+        made = prepare_interpreter(
+            NOWHERE, HERE, destination=place, cache=tmp_path / "cache", python_from=host.prefix, report=events.append
+        )
+        return made, [(e.phase, e.outcome) for e in events if isinstance(e, PhaseFinished)]
+
+    first, worked = build("one")
+    second, copied = build("two")
+    assert worked == [("relocate", Outcome.DONE), ("interpreter", Outcome.DONE)]
+    assert copied == [("interpreter", Outcome.SKIPPED)]
+    assert snapshot(second.prefix) == snapshot(first.prefix)
+    (entry,) = (tmp_path / "cache/interpreters").iterdir()
+    content = bytearray(entry.read_bytes())
+    content[-1000] ^= 1
+    entry.write_bytes(content)
+    third, repaired = build("three")
+    assert repaired == worked
+    assert snapshot(third.prefix) == snapshot(first.prefix)
+
+
+def test_packages_of_a_home_directory_are_out_of_reach(relocated, tmp_path, ask):
+    packages = tmp_path / ".local/lib/python3.12/site-packages"
+    packages.mkdir(parents=True)
+    (packages / "intruder.py").write_text("")
+    answer = ask(
+        relocated.prefix,
+        "import importlib.util, site\n"
+        "answer = {'enabled': site.ENABLE_USER_SITE, 'found': importlib.util.find_spec('intruder') is not None,\n"
+        "  'path': sys.path}",
+        "-P",
+        env={"HOME": str(tmp_path)},
+    )
+    assert answer["enabled"] is False
+    assert not answer["found"]
+    assert not [entry for entry in answer["path"] if entry.startswith(str(tmp_path / ".local"))]
+
+
+def test_the_tree_has_the_shape_of_a_bundle(relocated):
+    tree = snapshot(relocated.prefix)
+    assert {path for path in tree if path.startswith("bin/")} == {"bin/python", "bin/python3", "bin/python3.12"}
+    assert tree["bin/python3"] == tree["bin/python"] == ("lrwxrwxrwx", "python3.12")
+    assert {mode for mode, _ in tree.values()} == {"lrwxrwxrwx", "-rw-r--r--", "-rwxr-xr-x", "drwxr-xr-x"}
+    assert [path for path, (mode, target) in tree.items() if mode[0] == "l" and target.startswith("/")] == []
+    gone = (
+        r"\.pyc$|__pycache__|\.a$|/(test|idlelib|tkinter|curses|ensurepip|lib2to3)/|EXTERNALLY|site-packages/.|config-"
+    )
+    assert [path for path in tree if re.search(gone, path)] == []
+    shebangs = {c.splitlines()[0] for p, (_, c) in tree.items() if p.endswith(".py") and c and c[:2] == b"#!"}
+    assert {line for line in shebangs if b"python" in line} <= {b"#!/usr/bin/env python3"}
+    assert "lib/python3.12/LICENSE.txt" in tree
+    size = sum(len(content) for mode, content in tree.values() if mode[0] == "-")
+    assert 10e6 < size < 45e6
+
+
+def test_grafted_libraries_come_with_their_licences(relocated):
+    need("dpkg-query")
+    grafted = [p.name for p in (relocated.prefix / "lib").glob("*.so*") if not p.name.startswith("libpython")]
+    texts = list((relocated.prefix / "share/licenses").glob("*/copyright"))
+    assert bool(grafted) == bool(texts)
+    assert all(text.stat().st_size > 100 for text in texts)
+
+
+def test_the_glibc_floor_is_what_readelf_sees(relocated):
+    readelf = need("readelf")
+    binaries = [p for p in relocated.prefix.rglob("*") if not p.is_symlink() and p.is_file()]
+    binaries = [str(p) for p in binaries if p.read_bytes()[:4] == b"\x7fELF"]
+    text = subprocess.run([readelf, "-VW", *binaries], capture_output=True, text=True, check=True).stdout
+    floors = {tuple(map(int, found.split("."))) for found in re.findall(r"Name: GLIBC_([0-9.]+)", text)}
+    if "GLIBC_ABI_DT_RELR" in text:
+        floors.add((2, 36))
+    assert relocated.glibc == ".".join(map(str, max(floors)))
+    dynamic = subprocess.run([readelf, "-dW", *binaries], capture_output=True, text=True, check=True).stdout
+    paths = set(re.findall(r"(?:runpath|rpath): \[(.*)\]", dynamic))
+    assert paths <= {"$ORIGIN", "$ORIGIN/../lib", "$ORIGIN/../.."}
+
+
+def test_a_shim_that_fails_is_passed_over(host, tmp_path):
+    for name, script in (("broken", "echo no such version >&2; exit 127"), ("other", "echo hello")):
+        shim = tmp_path / name / "python3.12"
+        shim.parent.mkdir()
+        shim.write_text(f"#!/bin/sh\n{script}\n")
+        shim.chmod(0o755)
+    environ = {"HOME": str(tmp_path), "HOMEBREW_PREFIX": str(tmp_path)}
+    shims = f"{tmp_path}/broken:{tmp_path}/other"
+    found = find_host_python(environ={**environ, "PATH": f"{shims}:{host.prefix}/bin"})
+    assert found == host.prefix
+    assert find_host_python(environ={**environ, "PYENV_ROOT": "/nonexistent", "MR_PYTHON_FROM": str(host.prefix)})
+    with pytest.raises(NotFoundError, match="no such version"):
+        find_host_python(tmp_path / "broken/python3.12")
+    with pytest.raises(NotFoundError, match=r"no `bin/python3\.12`"):
+        find_host_python(tmp_path / "empty")
+
+
+def test_another_python_is_refused_by_name(tmp_path):
+    if sys.version_info[:2] == (3, 12):
+        pytest.skip("this runs on the very series that is wanted")
+    with pytest.raises(NotFoundError, match="it is version"):
+        find_host_python(Path(sys.executable))
+
+
+def test_a_host_python_serves_no_other_platform(host, tmp_path):
+    for name in (
+        "darwin/arm64+metal",
+        "linux/arm64+cpu" if HERE.platform.architecture == "amd64" else "linux/amd64+cpu",
+    ):
+        with pytest.raises(UnsupportedError):
+            prepare_interpreter(
+                NOWHERE, Target.parse(name), destination=tmp_path / "d", cache=tmp_path, python_from=host.prefix
+            )
+    assert not (tmp_path / "d").exists()
+
+
+def test_a_used_destination_is_left_alone(host, cache, relocated, tmp_path):
+    (tmp_path / "mine").write_text("keep")
+    with pytest.raises(UsageError, match="not empty"):
+        prepare_interpreter(NOWHERE, HERE, destination=tmp_path, cache=cache, python_from=host.prefix)
+    assert [place.name for place in tmp_path.iterdir()] == ["mine"]
+
+
+def test_cancelling_leaves_nothing(host, cache, relocated, tmp_path):
+    cancel = Cancel()
+    cancel.set()
+    with pytest.raises(CancelledError):
+        prepare_interpreter(
+            NOWHERE, HERE, destination=tmp_path / "d", cache=cache, python_from=host.prefix, cancel=cancel
+        )
+    assert not (tmp_path / "d").exists()

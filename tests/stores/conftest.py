@@ -1,0 +1,59 @@
+"""Registries that run for the whole session, and stores of every kind."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from mr_core.layout import LayoutStore
+from mr_core.memory import MemoryStore
+from mr_core.reference import Reference
+from mr_core.registry import RegistryStore
+from mr_core.store import Store
+from support.registry import Mode, RealRegistry
+
+
+def _session_registry(mode: Mode) -> Iterator[RealRegistry]:
+    with RealRegistry(mode=mode) as registry:
+        yield registry
+
+
+@pytest.fixture(scope="session")
+def plain_registry() -> Iterator[RealRegistry]:
+    yield from _session_registry("none")
+
+
+@pytest.fixture(scope="session")
+def basic_registry() -> Iterator[RealRegistry]:
+    yield from _session_registry("basic")
+
+
+@pytest.fixture(scope="session")
+def tls_registry() -> Iterator[RealRegistry]:
+    yield from _session_registry("tls")
+
+
+@pytest.fixture
+def repository() -> str:
+    """A repository name that no other test uses."""
+    return f"test/{uuid.uuid4().hex}"
+
+
+@pytest.fixture(params=["memory", "layout", "registry", "registry-basic", "registry-tls"])
+def store(request: pytest.FixtureRequest, tmp_path: Path, repository: str) -> Iterator[Store]:
+    """An empty store of each kind."""
+    made: Store
+    match request.param:
+        case "memory":
+            made = MemoryStore()
+        case "layout":
+            made = LayoutStore(tmp_path / "layout", create=True)
+        case kind:
+            fixture = {"registry": "plain", "registry-basic": "basic", "registry-tls": "tls"}[kind]
+            registry: RealRegistry = request.getfixturevalue(f"{fixture}_registry")
+            reference = Reference.parse(f"{registry.host}/{repository}")
+            made = RegistryStore(reference, options=registry.options())
+    yield made
+    made.close()
