@@ -58,8 +58,8 @@ def parse_location(text: str) -> Location:
     Raises:
         InvalidInputError: for an unknown transport or an empty path.
     """
-    if "\x00" in text or "\n" in text:
-        raise InvalidInputError(f"Cannot read location {text[:200]!r}: control characters are not allowed", hint=_HINT)
+    if not text or "\x00" in text or "\n" in text:
+        raise InvalidInputError(f"Cannot read location {text[:200]!r}: it is empty or has line breaks", hint=_HINT)
     if text.startswith("docker://"):
         return RegistryLocation(Reference.parse(text.removeprefix("docker://")))
     if text.startswith("oci-archive:"):

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
-import io
 import json
 import os
 import subprocess
 import sys
-import tarfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,11 +16,8 @@ from mr_bundler.interpreter import Interpreter, prepare_interpreter
 from mr_bundler.interpreter.host_search import HostPython, locate_host_python
 from mr_bundler.python_pin import PythonPin
 from mr_core.errors import NotFoundError
-from mr_core.platform import Platform, Target
 from support.need import missing, need
-
-HERE = Target(Platform.host(), "cpu")
-NOWHERE = PythonPin(version="3.12.14", build="20260814", file="nothing.tar.gz", url="", sha256="0" * 64)
+from support.python_archive import HERE, NOWHERE, write_archive
 
 
 @dataclass(frozen=True)
@@ -76,28 +70,6 @@ def ask() -> Callable[..., dict]:
         return json.loads(ran.stdout)
 
     return run
-
-
-def write_archive(place: Path, members: dict[str, bytes | str | None], *, from_tree: Path | None = None) -> PythonPin:
-    """Write a `python/` archive: bytes are files, text is a link's target, None a directory; return its pin."""
-    with tarfile.open(place, "w:gz", compresslevel=1) as tar:
-        if from_tree is not None:
-            tar.add(from_tree, "python")
-        for name, content in members.items():
-            entry = tarfile.TarInfo(name)
-            entry.mode = 0o600
-            match content:
-                case None:
-                    entry.type = tarfile.DIRTYPE
-                case str():
-                    entry.type, entry.linkname = tarfile.SYMTYPE, content
-                case bytes():
-                    entry.size = len(content)
-            tar.addfile(entry, io.BytesIO(content) if isinstance(content, bytes) else None)
-    sha256 = hashlib.sha256(place.read_bytes()).hexdigest()
-    return PythonPin(
-        version="3.12.14", build="20260814", file=place.name, url="http://127.0.0.1:9/nothing", sha256=sha256
-    )
 
 
 @pytest.fixture(scope="session")

@@ -12,7 +12,6 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import HERE, NOWHERE
 
 from mr_bundler.interpreter import find_host_python, prepare_interpreter
 from mr_bundler.interpreter.libraries import SYSTEM_LIBRARIES
@@ -20,15 +19,16 @@ from mr_core.errors import CancelledError, NotFoundError, UnsupportedError, Usag
 from mr_core.events import Cancel, Outcome, PhaseFinished
 from mr_core.platform import Target
 from support.need import missing, need
+from support.python_archive import HERE, NOWHERE
 
-IMPORTS = "import ssl, sqlite3, ctypes, lzma, bz2, zlib, hashlib, uuid, asyncio, multiprocessing, decimal, xml.etree.ElementTree"
+IMPORTS = "import ssl, sqlite3, ctypes, lzma, bz2, zlib, hashlib, uuid, json, asyncio, multiprocessing, decimal"
 
 
 def snapshot(prefix):
     found = {}
     for place in sorted(prefix.rglob("*")):
         status = place.lstat()
-        content = os.readlink(place) if place.is_symlink() else place.read_bytes() if place.is_file() else None
+        content = str(place.readlink()) if place.is_symlink() else place.read_bytes() if place.is_file() else None
         found[str(place.relative_to(prefix))] = (stat.filemode(status.st_mode), content)
     return found
 

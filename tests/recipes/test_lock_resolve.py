@@ -1,6 +1,9 @@
 from __future__ import annotations
 
 import os
+import sys
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -10,6 +13,7 @@ from mr_bundler.lock import check_locks, current_lock, load_lock, lock_path
 from mr_bundler.lock_resolve import lock_recipe, read_pylock
 from mr_bundler.recipe import Recipe, load_recipe
 from mr_core.errors import (
+    AccessDeniedError,
     BundleError,
     CancelledError,
     HostError,
@@ -139,6 +143,40 @@ def test_an_index_that_does_not_answer(recipe: Recipe, tmp_path: Path, monkeypat
     assert caught.value.exit_code == 7
 
 
+@pytest.mark.parametrize(
+    ("status", "expected"),
+    [
+        (401, AccessDeniedError),
+        (403, AccessDeniedError),
+        (404, InvalidInputError),
+        (429, UnavailableError),
+        (503, UnavailableError),
+    ],
+)
+def test_an_index_that_refuses(
+    recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, status: int, expected: type[BundleError]
+) -> None:
+    class Refuse(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_error(status)
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    monkeypatch.setenv("UV_HTTP_RETRIES", "0")
+    monkeypatch.setenv("UV_CACHE_DIR", str(tmp_path / "cache"))
+    with ThreadingHTTPServer(("127.0.0.1", 0), Refuse) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        monkeypatch.setenv("UV_DEFAULT_INDEX", f"http://127.0.0.1:{server.server_port}/simple")
+        try:
+            with pytest.raises(expected):
+                lock_recipe(recipe, targets=[LINUX])
+        finally:
+            server.shutdown()
+            thread.join()
+
+
 def test_an_unknown_target_starts_nothing(recipe: Recipe) -> None:
     with pytest.raises(NotFoundError):
         lock_recipe(recipe, targets=[Target.parse("linux/arm64+cpu")])
@@ -177,7 +215,7 @@ def test_cancel(recipe: Recipe) -> None:
 
 
 def test_no_uv(recipe: Recipe, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setitem(__import__("sys").modules, "uv", None)
+    monkeypatch.setitem(sys.modules, "uv", None)
     monkeypatch.setenv("PATH", str(tmp_path))
     uv.find_uv.cache_clear()
     try:

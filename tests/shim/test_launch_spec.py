@@ -79,7 +79,7 @@ def test_the_shim_imports_nothing_slow() -> None:
         "ssl",
         "importlib.metadata",
     }
-    program = "import sys; sys.path.insert(0, sys.argv[1]); import mr_shim.main, mr_shim.serve; print(*sys.modules, sep='\\n')"
+    program = "import sys; sys.path.insert(0, sys.argv[1]); import mr_shim.main, mr_shim.serve; print(*sys.modules)"
     root = Path(mr_shim.__file__).parent.parent
     result = subprocess.run(
         [sys.executable, "-I", "-S", "-c", program, root], capture_output=True, text=True, check=True

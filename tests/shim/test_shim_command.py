@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import pytest
@@ -12,6 +11,7 @@ from mr_shim.environ import clean_environment, redact_arguments, redact_environm
 from mr_shim.errors import NOT_FOUND, UNSUPPORTED, USAGE, ShimError
 from mr_shim.options import parse_options, resolve_paths
 from mr_shim.spec import LaunchSpec
+from mr_shim.workplace import temporary_directory
 
 SPEC = LaunchSpec(
     module="backend.server",
@@ -230,11 +230,9 @@ def test_secrets_are_hidden() -> None:
 
 
 def test_the_private_directory_leaves_room_for_sockets() -> None:
-    from mr_shim.workplace import temporary_directory
-
     macos = "/var/folders/" + "x" * 2 + "/" + "y" * 30 + "/T"
     longest = temporary_directory("/r", {}).replace("/tmp", macos) + "/" + "u" * 36
     assert len(longest) <= 103
     assert temporary_directory("/r", {}) != temporary_directory("/s", {})
     assert temporary_directory("/r", {"TMPDIR": "relative"}) == temporary_directory("/r", {"TMPDIR": "/nothing-here"})
-    assert os.path.dirname(temporary_directory("/r", {})) == "/tmp"
+    assert Path(temporary_directory("/r", {})).parent == Path("/tmp")

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
 from mr_core.layout import LayoutStore
 from mr_core.memory import MemoryStore
 from mr_core.reference import Reference

@@ -6,6 +6,7 @@ import dataclasses
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+
 from mr_core.digest import Digest
 from mr_core.errors import AccessDeniedError, CancelledError, IntegrityError, InvalidInputError, NotFoundError
 from mr_core.events import BlobFinished, BlobProgress, Cancel, Event, Outcome

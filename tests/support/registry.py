@@ -135,9 +135,9 @@ class RealRegistry:
         raise RuntimeError(f"the registry did not start:\n{log.read_text(errors='replace')[-2000:]}")
 
 
-def make_certificate(certificate: Path, key: Path) -> None:
-    """Write a self-signed certificate for ``localhost`` and ``127.0.0.1``."""
+def make_certificate(certificate: Path, key: Path, *, names: str = "DNS:localhost,IP:127.0.0.1") -> None:
+    """Write a self-signed certificate for loopback, or for other ``names`` in openssl's spelling."""
     command = [need("openssl"), "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
     command += ["-keyout", str(key), "-out", str(certificate), "-days", "2", "-subj", "/CN=localhost"]
-    command += ["-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1"]
+    command += ["-addext", f"subjectAltName={names}"]
     subprocess.run(command, check=True, capture_output=True)

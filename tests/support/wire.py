@@ -59,13 +59,15 @@ class Seen:
 
 
 class FaultProxy:
-    """A context manager; ``host`` is where it listens, ``seen`` what it was asked; ``tls`` a certificate and its key."""
+    """A context manager; ``host`` is where it listens, ``seen`` what it was asked; ``tls``: certificate, key."""
 
     def __init__(self, upstream: str, *faults: Fault, tls: tuple[Path, Path] | None = None) -> None:
         self.upstream = upstream
         self._tls = tls
         self.faults = list(faults)
         self.seen: list[Seen] = []
+        self.connections = 0
+        self.ignore_ranges = False
         self.closing = threading.Event()
         self.lock = threading.Lock()
 
@@ -106,6 +108,10 @@ class _Handler(http.server.BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     proxy: FaultProxy
 
+    def setup(self) -> None:
+        super().setup()
+        self.proxy.connections += 1
+
     def log_message(self, *_: object) -> None:
         pass
 
@@ -128,7 +134,8 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         try:
             upstream.putrequest(self.command, self.path, skip_host=True, skip_accept_encoding=True)
             for name, value in self.headers.items():
-                upstream.putheader(name, value)
+                if not (self.proxy.ignore_ranges and name.lower() == "range"):
+                    upstream.putheader(name, value)
             upstream.endheaders()
             if not self._pass_body(upstream, fault):
                 return

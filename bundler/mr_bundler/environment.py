@@ -1,0 +1,109 @@
+"""The environment: the tree on disk that becomes a bundle, and the private directory it is built in."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+from mr_core.durable import host_errors, make_directories, remove_tree
+from mr_core.flock import try_lock
+
+_PREFIX = "build-"
+_TREE = "backend"
+
+
+class Found(NamedTuple):
+    """What lies at a path: a link when ``link`` is not empty, else a regular file."""
+
+    size: int
+    executable: bool
+    link: str = ""
+
+    @property
+    def mode(self) -> int:
+        """The mode a bundle gives it: the owner's right to execute decides, so the umask does not matter."""
+        return 0o755 if self.executable else 0o644
+
+
+@contextlib.contextmanager
+def build_directory(parent: Path) -> Iterator[Path]:
+    """Yield a new directory below ``parent`` and remove it afterwards, whatever happens.
+
+    It is locked while it is in use; what killed builds left is recognised by that, and removed first.
+
+    Raises:
+        HostError: when ``parent`` cannot be written.
+    """
+    make_directories(parent)
+    _sweep(parent)
+    with host_errors("create a directory in", parent):
+        place = Path(tempfile.mkdtemp(dir=parent, prefix=_PREFIX))
+    try:
+        lock = try_lock(place / ".lock")
+        try:
+            yield place
+        finally:
+            if lock is not None:
+                lock.release()
+    finally:
+        remove_tree(place)
+
+
+def _sweep(parent: Path) -> None:
+    for leftover in parent.glob(f"{_PREFIX}*"):
+        with contextlib.suppress(OSError):
+            lock = try_lock(leftover / ".lock", create=False)
+            if lock is not None:
+                remove_tree(leftover)
+                lock.release()
+
+
+def tree_of(place: Path) -> Path:
+    """Return where the tree lies in a build directory."""
+    return place / _TREE
+
+
+def list_tree(root: Path) -> dict[str, Found]:
+    """Return all files and links below ``root`` by their path relative to it, sorted by its bytes.
+
+    Raises:
+        HostError: when something cannot be read.
+    """
+    found: dict[str, Found] = {}
+    with host_errors("read", root):
+        _list(os.fspath(root), "", found)
+    return {path: found[path] for path in sorted(found, key=os.fsencode)}
+
+
+def _list(directory: str, prefix: str, found: dict[str, Found]) -> None:
+    with os.scandir(directory) as entries:
+        for entry in entries:
+            path = f"{prefix}{entry.name}"
+            if entry.is_symlink():
+                found[path] = Found(0, executable=False, link=os.readlink(entry.path))
+            elif entry.is_dir():
+                _list(entry.path, f"{path}/", found)
+            else:
+                status = entry.stat(follow_symlinks=False)
+                found[path] = Found(status.st_size, bool(status.st_mode & 0o100))
+
+
+def remove_files(root: Path, paths: Iterator[str] | list[str]) -> None:
+    """Remove files of the tree; directories may stay, for only files and links make it into a layer."""
+    for path in paths:
+        with host_errors("remove", path):
+            os.unlink(root / path)  # noqa: PTH108 - thousands of them
+
+
+def write_file(root: Path, path: str, content: bytes, *, executable: bool = False) -> None:
+    """Write a file of the tree anew; what lies there is unlinked first, so that no other name of it changes."""
+    place = root / path
+    with host_errors("write", place):
+        place.parent.mkdir(parents=True, exist_ok=True)
+        place.unlink(missing_ok=True)
+        place.write_bytes(content)
+        place.chmod(0o755 if executable else 0o644)

@@ -1,0 +1,100 @@
+"""Digests, references, targets, locations and redaction: whoever holds one knows that it is valid."""
+
+from __future__ import annotations
+
+import string
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mr_core.digest import Digest
+from mr_core.errors import BundleError, InvalidInputError, redact
+from mr_core.location import ArchiveLocation, LayoutLocation, RegistryLocation, parse_location
+from mr_core.platform import Target
+from mr_core.reference import Reference
+
+HEX = "a" * 64
+
+
+@pytest.mark.parametrize(
+    "text", ["", "sha256:", f"sha256:{HEX[:-1]}", f"sha256:{HEX.upper()}", f"md5:{'a' * 32}", f"sha512:{HEX}", None, 7]
+)
+def test_what_is_no_digest(text: object) -> None:
+    with pytest.raises(InvalidInputError, match="layer"):
+        Digest.parse(text, "layer")
+
+
+@pytest.mark.parametrize(
+    ("text", "registry", "repository", "target"),
+    [
+        ("mlx-lm", "docker.io", "library/mlx-lm", "latest"),
+        ("ns/mlx-lm:1", "docker.io", "ns/mlx-lm", "1"),
+        ("index.docker.io/ns/a", "docker.io", "ns/a", "latest"),
+        ("localhost/a", "localhost", "a", "latest"),
+        ("127.0.0.1:5000/a/b/c:v1.2_x", "127.0.0.1:5000", "a/b/c", "v1.2_x"),
+        ("[::1]:5000/a", "[::1]:5000", "a", "latest"),
+        (f"r.example/a:1@sha256:{HEX}", "r.example", "a", f"sha256:{HEX}"),
+        (f"r.example/a@sha256:{HEX}", "r.example", "a", f"sha256:{HEX}"),
+    ],
+)
+def test_references(text: str, registry: str, repository: str, target: str) -> None:
+    reference = Reference.parse(text)
+    assert (reference.registry, reference.repository, reference.target) == (registry, repository, target)
+    assert Reference.parse(str(reference)) == reference
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", ":tag", "r.example/", "r.example/A", "r.example/a:", "r.example/a:b:c", "r.example/a@sha1:00", "r.example/a b",
+     "r.example/../a", "http://r.example/a", "r.example:port/a", f"r.example/{'a' * 300}", "a//b", "r.example/a:-x"],
+)  # fmt: skip
+def test_what_is_no_reference(text: str) -> None:
+    with pytest.raises(InvalidInputError):
+        Reference.parse(text)
+
+
+@given(st.text(alphabet=string.printable + "é\x00", max_size=80))
+def test_any_text_is_a_reference_or_an_error_of_ours(text: str) -> None:
+    try:
+        reference = Reference.parse(text)
+    except BundleError:
+        return
+    assert Reference.parse(str(reference)) == reference
+
+
+@pytest.mark.parametrize("text", ["linux/amd64+cpu", "darwin/arm64+metal", "linux/arm64+cuda13"])
+def test_targets(text: str) -> None:
+    target = Target.parse(text)
+    assert str(target) == text
+    assert "/" not in target.file_stem
+
+
+@pytest.mark.parametrize("text", ["", "linux", "linux/amd64", "windows/amd64+cpu", "linux/mips+cpu", "linux/amd64+", 1])
+def test_what_is_no_target(text: object) -> None:
+    with pytest.raises(InvalidInputError, match="targets"):
+        Target.parse(text, "targets[0]")
+
+
+def test_locations(tmp_path: Path) -> None:
+    assert isinstance(parse_location("docker://r.example/a:1"), RegistryLocation)
+    assert parse_location("oci:dist/layout:mlx-lm-1") == LayoutLocation(Path("dist/layout"), "mlx-lm-1")
+    assert parse_location("oci:dist/layout") == LayoutLocation(Path("dist/layout"))
+    assert parse_location("oci-archive:a.tar:n") == ArchiveLocation(Path("a.tar"), "n")
+    odd = tmp_path / "with:colon"
+    odd.mkdir()
+    assert parse_location(f"oci:{odd}") == LayoutLocation(odd)
+    assert parse_location(str(odd)) == LayoutLocation(odd)
+    for text in ("", "oci:", "s3://x/y", "no/such/file", "docker://A", "oci:a\nb"):
+        with pytest.raises(InvalidInputError):
+            parse_location(text)
+
+
+def test_secrets_are_redacted() -> None:
+    text = redact("GET https://user:secret@r.example/v2/?token=abc failed, see http://a.example/x")
+    assert "secret" not in text
+    assert "abc" not in text
+    assert "r.example/v2/" in text
+    assert "http://a.example/x" in text
+    assert "pw" not in BundleError("Cannot read https://u:pw@h/", hint="try https://u:pw@h/?k=pw").hint
