@@ -14,7 +14,7 @@ INTERPRETER = "(interpreter)"
 
 _SHOWN = 5
 # What installers write about an installation, not about a distribution: it differs between machines.
-_INSTALLATION_NOTES = frozenset({"REQUESTED", "uv_cache.json", "RECORD.jws", "RECORD.p7s"})
+_INSTALLATION_NOTES = frozenset({"REQUESTED", "direct_url.json", "uv_cache.json", "RECORD.jws", "RECORD.p7s"})
 _INSTALLER_LEFTOVERS = frozenset({".lock", ".gitignore", "CACHEDIR.TAG", "pyvenv.cfg"})
 
 

@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 
 import pytest
+
 from mr_core.digest import Digest
 from mr_core.errors import CancelledError, HostError, IntegrityError
 from mr_core.file_manifest import FileEntry, LinkEntry
@@ -74,7 +75,9 @@ def test_file_shorter_than_the_blob(kind: str, tmp_path: Path) -> None:
     assert rule_of(job, tmp_path / "other") == "blob-size"
 
 
-@pytest.mark.parametrize(("kind", "rule"), [("zstd", "stream-truncated"), ("gzip", "stream-truncated"), ("none", "truncated")])
+@pytest.mark.parametrize(
+    ("kind", "rule"), [("zstd", "stream-truncated"), ("gzip", "stream-truncated"), ("none", "truncated")]
+)
 def test_blob_stated_too_small(kind: str, rule: str, tmp_path: Path) -> None:
     job = tars.job(tmp_path, TAR, kind, verified=True)
     shorter = dataclasses.replace(job, blob=dataclasses.replace(job.blob, size=job.blob.size - 1))

@@ -128,20 +128,31 @@ def test_the_second_call_is_a_copy_and_a_damaged_cache_is_not_used(host, tmp_pat
 
 
 def test_packages_of_a_home_directory_are_out_of_reach(relocated, tmp_path, ask):
+    """Started by a host without any flag, directly or through a link, and in child processes too."""
     packages = tmp_path / ".local/lib/python3.12/site-packages"
     packages.mkdir(parents=True)
     (packages / "intruder.py").write_text("")
-    answer = ask(
-        relocated.prefix,
-        "import importlib.util, site\n"
+    (packages / "usercustomize.py").write_text("raise SystemExit('canary: usercustomize')")
+    (packages / "canary.pth").write_text(f"import pathlib; pathlib.Path({str(tmp_path / 'ran')!r}).touch()\n")
+    (tmp_path / "backend/bin").mkdir(parents=True)
+    (tmp_path / "backend/bin/python3.12").symlink_to(relocated.prefix / "bin/python3")
+    code = (
+        "import importlib.util, os, site, subprocess\n"
+        "child = 'import site, sys; print(site.ENABLE_USER_SITE, sys.prefix)'\n"
         "answer = {'enabled': site.ENABLE_USER_SITE, 'found': importlib.util.find_spec('intruder') is not None,\n"
-        "  'path': sys.path}",
-        "-P",
-        env={"HOME": str(tmp_path)},
+        "  'prefix': sys.prefix, 'frozen': 'frozen' in str(os.__spec__.origin),\n"
+        "  'child': subprocess.check_output([sys.executable, '-c', child], text=True)}"
     )
-    assert answer["enabled"] is False
-    assert not answer["found"]
-    assert not [entry for entry in answer["path"] if entry.startswith(str(tmp_path / ".local"))]
+    for prefix in (relocated.prefix, tmp_path / "backend"):
+        answer = ask(prefix, code, "-P", env={"HOME": str(tmp_path)})
+        assert answer == {
+            "enabled": False,
+            "found": False,
+            "prefix": str(relocated.prefix),
+            "frozen": True,
+            "child": f"False {relocated.prefix}\n",
+        }
+    assert not (tmp_path / "ran").exists()
 
 
 def test_the_tree_has_the_shape_of_a_bundle(relocated):

@@ -73,7 +73,8 @@ def darwin(tmp_path_factory):
             "python/bin/python": "python3.12",
             "python/lib/libpython3.12.dylib": macho,
             "python/lib/python3.12/os.py": b"# os\n",
-            "python/lib/python3.12/site.py": b"ENABLE_USER_SITE = None\n",
+            "python/lib/python3.12/site.py": b"import sys\nENABLE_USER_SITE = None\n",
+            "python/lib/python3.12/encodings/__init__.py": b"import sys\nfrom . import aliases\n",
             "python/lib/python3.12/_sysconfigdata__darwin_darwin.py": f"build_time_vars = {variables!r}\n".encode(),
             "python/lib/python3.12/lib-dynload/_tkinter.cpython-312-darwin.so": macho,
         },
@@ -139,6 +140,7 @@ def test_an_archive_for_macos_unpacks_anywhere(darwin, tmp_path):
         "lib/libpython3.12.dylib",
         "lib/python3.12/_sysconfigdata__darwin_darwin.py",
         "lib/python3.12/lib-dynload/README.txt",  # the directory is CPython's landmark
+        "lib/python3.12/encodings/__init__.py",
         "lib/python3.12/os.py",
         "lib/python3.12/site.py",
     }

@@ -1,31 +1,12 @@
 from __future__ import annotations
 
-import os
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
-from support.fake_release import activate, make_release
-
-
-@dataclass(frozen=True)
-class Place:
-    backend: Path
-    release: Path
-    launcher: Path
-    model: Path
-    environment: dict[str, str]
-    cwd: Path
+from support.shim_place import Place, make_place
 
 
 @pytest.fixture
 def place(tmp_path: Path) -> Place:
-    """An active release below a path with spaces and non-ASCII letters, a model, a home and a working directory."""
-    backend = tmp_path / "Models – ünï" / "fake"
-    release = make_release(backend / "releases/1.5-0123456789ab")
-    home, cwd, temporary, model = (tmp_path / name for name in ("home", "cwd", "tmp", "model"))
-    for directory in (home, cwd, temporary, model):
-        directory.mkdir()
-    environment = {"HOME": str(home), "PATH": os.environ["PATH"], "TMPDIR": str(temporary), "LANG": "C.UTF-8"}
-    return Place(backend, release, activate(backend, release), model, environment, cwd)
+    return make_place(tmp_path)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import json
-import os
 import shutil
 import signal
 import socket
@@ -13,12 +12,12 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from conftest import Place
 
 from mr_core.file_manifest import LEASE_PATH
 from mr_shim.spec import LaunchSpec
-from support.fake_release import LAUNCH, VERSION, host_python, make_release, write_bundle_config
+from support.fake_release import LAUNCH, VERSION, activate, host_python, make_release, write_bundle_config
 from support.launching import free_port, is_gone, run, running
+from support.shim_place import Place
 
 
 def test_the_server_gets_its_arguments_and_keeps_the_process(place: Place) -> None:
@@ -160,8 +159,6 @@ def test_a_bundle_used_in_place_needs_no_lease(place: Place) -> None:
 
 
 def test_an_upgrade_at_the_same_path_leaves_the_running_server_alone(place: Place) -> None:
-    from support.fake_release import activate
-
     newer = make_release(place.backend / "releases/1.6-0123456789ab", modules={"only_new.py": ""})
     with running(place.launcher, place.model, environment=place.environment, cwd=place.cwd) as old:
         activate(place.backend, newer)
@@ -305,7 +302,7 @@ def test_closed_standard_descriptors_are_not_taken_by_the_lease(place: Place) ->
         links = {}
         for entry in Path(f"/proc/{process.pid}/fd").iterdir():
             with contextlib.suppress(OSError):
-                links[int(entry.name)] = os.readlink(entry)
+                links[int(entry.name)] = str(entry.readlink())
         process.kill()
     holding = [number for number, target in links.items() if target == str(place.release / LEASE_PATH)]
     assert holding

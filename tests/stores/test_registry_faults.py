@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import re
 import socket
+import threading
 import time
 from collections.abc import Iterator
 from email.utils import formatdate
@@ -78,11 +79,10 @@ def drain(stream) -> bytes:
 @pytest.mark.parametrize("fault", [{"reset_at": HALF}, {"cut_at": HALF}], ids=["reset", "cut"])
 def test_a_broken_download_says_so_and_continues_where_it_stopped(proxy, store, image, fault) -> None:
     proxy.faults = [Fault(path="/blobs/", **fault)]
-    stream = store.open_blob(BLOB)
-    got = b""
-    with pytest.raises(UnavailableError) as caught, stream:
-        while chunk := stream.read(70_000):
-            got += chunk
+    pieces: list[bytes] = []
+    with store.open_blob(BLOB) as stream, pytest.raises(UnavailableError) as caught:
+        pieces.extend(iter(lambda: stream.read(70_000), b""))
+    got = b"".join(pieces)
     assert caught.value.exit_code == 7
     assert 0 < len(got) <= HALF
     assert got == CONTENT[: len(got)]
@@ -184,12 +184,12 @@ def test_bytes_that_stay_wrong_are_an_integrity_error_after_one_more_try(proxy, 
 
 def test_a_flipped_bit_in_a_blob_is_caught_by_the_verifying_reader(proxy, store, image) -> None:
     proxy.faults = [Fault(path="/blobs/", flip_at=BLOB.size - 1)]
-    got = b""
-    with store.open_blob(BLOB) as stream, pytest.raises(IntegrityError):
+    pieces: list[bytes] = []
+    with store.open_blob(BLOB) as stream:
         reader = VerifyingReader(stream, BLOB.digest, BLOB.size)
-        while chunk := reader.read(70_000):
-            got += chunk
-    assert len(got) < BLOB.size  # the last piece is not handed out
+        with pytest.raises(IntegrityError):
+            pieces.extend(iter(lambda: reader.read(70_000), b""))
+    assert 0 < len(b"".join(pieces)) < BLOB.size  # the last piece is not handed out
 
 
 def test_damaged_blobs_on_the_registry_are_noticed(plain_registry, repository, image) -> None:
@@ -264,8 +264,6 @@ def test_a_wait_can_be_cancelled(proxy, repository, image) -> None:
     cancel = Cancel()
     options = RegistryOptions(insecure_hosts=frozenset({proxy.host}))
     store = RegistryStore(Reference.parse(f"{proxy.host}/{repository}"), options=options, cancel=cancel)
-    import threading
-
     threading.Timer(0.3, cancel.set).start()
     begin = time.monotonic()
     with pytest.raises(CancelledError):
@@ -295,8 +293,6 @@ def test_a_server_that_accepts_but_never_answers_is_unavailable(repository) -> N
 
 
 def test_garbage_instead_of_http_is_unavailable(repository) -> None:
-    import threading
-
     with socket.create_server(("127.0.0.1", 0)) as server:
         host = f"127.0.0.1:{server.getsockname()[1]}"
 

@@ -24,7 +24,9 @@ def octal(value: int, width: int) -> bytes:
     return b"%0*o\0" % (width - 1, value)
 
 
-def header(name: bytes | str, *, kind: bytes = b"0", size: int | bytes = 0, link: bytes | str = b"", **fields: bytes) -> bytes:
+def header(
+    name: bytes | str, *, kind: bytes = b"0", size: int | bytes = 0, link: bytes | str = b"", **fields: bytes
+) -> bytes:
     """One header block; ``fields`` replace raw fields, ``checksum`` included; ``size`` may be a raw field too."""
     name = name.encode() if isinstance(name, str) else name
     link = link.encode() if isinstance(link, str) else link
@@ -119,7 +121,11 @@ def sample(count: int = 6, size: int = 700) -> bytes:
     """A valid layer with every kind of member, long paths included; the same bytes every time."""
     members = [directory("backend/bin"), file("backend/bin/tool", b"#!/bin/sh\n", mode=0o755)]
     members += [link("backend/bin/alias", "tool"), link("backend/bin/python", "../lib/interpreter")]
-    members += [directory("backend/lib"), file("backend/lib/empty"), file("backend/lib/interpreter", b"\x7fELF", mode=0o755)]
+    members += [
+        directory("backend/lib"),
+        file("backend/lib/empty"),
+        file("backend/lib/interpreter", b"\x7fELF", mode=0o755),
+    ]
     place = "backend/lib"
     for level in range(4):
         place = f"{place}/{'d' * 60}{level}"

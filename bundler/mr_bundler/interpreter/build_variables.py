@@ -24,7 +24,7 @@ build_time_vars = {{
 """
 _SYSTEM_ROOTS = frozenset({"bin", "dev", "etc", "lib", "lib64", "sbin", "usr"})
 _COMMANDS = frozenset({"AR", "BLDSHARED", "CC", "CXX", "LDCXXSHARED", "LDSHARED", "LINKCC", "MAINCC"})
-_WORD = re.compile(r"[^\s'\"=:,;()]+")
+_WORD = re.compile(r"[^\s'\"=:,;]+")
 _FLAG_AND_PATH = re.compile(r"(-[A-Za-z]+)?(/[\w.].*)")
 _SYSROOT = re.compile(r"-isysroot\s+\S+\s*")
 Variables = dict[str, str | int]

@@ -13,9 +13,9 @@ from mr_bundler.interpreter.build_variables import (
 )
 from mr_bundler.interpreter.contents import DYNLOAD, EXECUTABLE, STDLIB, belongs, is_executable
 from mr_bundler.interpreter.tree import File, Link, Tree
+from mr_bundler.interpreter.user_site import encodings_with_own_site, site_without_user_site
 from mr_core.errors import BuildError
 
-_USER_SITE = re.compile(rb"^ENABLE_USER_SITE = (?:None|False)$", re.MULTILINE)
 _SHEBANG = re.compile(rb"\A#![^\n]*python[^\n]*")
 _LANDMARK = b"CPython finds its prefix by this directory, so it must not be empty in an archive.\n"
 
@@ -30,7 +30,7 @@ def normalise(tree: Tree) -> Tree:
         BuildError: when a part that must be there is missing or has another form than known.
     """
     kept = {path: member for path, member in tree.items() if belongs(path)}
-    for required in (EXECUTABLE, f"{STDLIB}/os.py", f"{STDLIB}/site.py"):
+    for required in (EXECUTABLE, f"{STDLIB}/os.py", f"{STDLIB}/site.py", f"{STDLIB}/encodings/__init__.py"):
         if not isinstance(kept.get(required), File):
             raise BuildError(f"Cannot use the base interpreter: `{required}` is not in it")
     result: Tree = {}
@@ -51,27 +51,14 @@ def normalise(tree: Tree) -> Tree:
 
 def _normal_content(path: str, content: bytes) -> bytes:
     if path == f"{STDLIB}/site.py":
-        return _without_user_site(content)
+        return site_without_user_site(content)
+    if path == f"{STDLIB}/encodings/__init__.py":
+        return encodings_with_own_site(content)
     if is_build_variables(path):
         return _relocated_variables(content)
     if path.endswith(".py"):
         return _SHEBANG.sub(b"#!/usr/bin/env python3", content, count=1)
     return content
-
-
-def _without_user_site(content: bytes) -> bytes:
-    """Return ``site.py`` with the user's own site-packages off for good.
-
-    ``-I`` and ``-s`` switch it off too, but a child process of a backend is rarely started with them, and packages
-    from somebody's home must never shadow those of a bundle.
-    """
-    patched, count = _USER_SITE.subn(b"ENABLE_USER_SITE = False", content)
-    if count != 1:
-        raise BuildError(
-            f"Cannot disable the user site: `ENABLE_USER_SITE = None` occurs {count} times in `site.py`, not once",
-            hint="report this: a new Python release needs a new rule",
-        )
-    return patched
 
 
 def _relocated_variables(content: bytes) -> bytes:

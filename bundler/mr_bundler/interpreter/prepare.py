@@ -182,12 +182,19 @@ def _require_host(target: Target) -> None:
 
 def _require_running(prefix: Path) -> None:
     """Run the relocated interpreter once where it lies; raise `BuildError` when it finds anything but itself."""
-    command = [str(prefix / EXECUTABLE), "-I", "-B", "-c", _SELF_CHECK]
+    command = [str(prefix / EXECUTABLE), "-P", "-B", "-c", _SELF_CHECK]
     root = str(prefix)
     expected = [root, root, f"{root}/{STDLIB}/site-packages", False]
     try:
         ran = subprocess.run(
-            command, capture_output=True, text=True, errors="replace", check=False, timeout=_SECONDS, cwd="/"
+            command,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            check=False,
+            timeout=_SECONDS,
+            cwd="/",
+            env={"PATH": os.defpath, "LC_ALL": "C.UTF-8"},
         )
     except (OSError, subprocess.TimeoutExpired) as error:
         raise BuildError(f"Cannot run the relocated interpreter: {error}") from error

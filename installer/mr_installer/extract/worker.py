@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import select
 import time
 import traceback
 from typing import Any, BinaryIO, NoReturn
@@ -17,6 +18,7 @@ from mr_installer.extract.job import LayerJob, LayerResult, pack_entries
 from mr_installer.extract.layer import extract_layer
 
 _PROGRESS_SECONDS = 0.05
+_IDLE_MILLISECONDS = 1000
 _BATCH = 1000
 _STDIN, _STDOUT = 0, 1
 
@@ -39,7 +41,7 @@ def serve(stage: int, parent: int) -> NoReturn:
 
 
 def _serve(requests: BinaryIO, stage: int, parent: int) -> None:
-    for line in requests:
+    while line := _next_line(requests, parent):
         try:
             job = LayerJob.from_json(json.loads(line))
             result = extract_layer(job, stage, _Ticker(parent))
@@ -55,6 +57,21 @@ def _serve(requests: BinaryIO, stage: int, parent: int) -> None:
             _send_result(result)
 
 
+def _next_line(requests: BinaryIO, parent: int) -> bytes:
+    """Wait for a request; there is never more than one, so nothing hides in the reader's buffer."""
+    waiting = select.poll()
+    waiting.register(requests, select.POLLIN)
+    while not waiting.poll(_IDLE_MILLISECONDS):
+        _leave_without(parent)
+    return requests.readline()
+
+
+def _leave_without(parent: int) -> None:
+    """End the process when the parent is gone: another child of it may hold our pipes open."""
+    if os.getppid() != parent:
+        os._exit(1)
+
+
 class _Ticker:
     """Pass progress on, at most twenty times a second, and notice that nobody reads it any more."""
 
@@ -64,8 +81,7 @@ class _Ticker:
         self._sent = 0
 
     def __call__(self, done: int) -> None:
-        if os.getppid() != self._parent:
-            os._exit(1)
+        _leave_without(self._parent)
         now = time.monotonic()
         if done != self._sent and now >= self._next:
             self._next = now + _PROGRESS_SECONDS

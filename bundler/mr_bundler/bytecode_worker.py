@@ -1,0 +1,101 @@
+"""Compile Python files to bytecode: the program that the bundle's own interpreter runs. Standard library only.
+
+The bytes of a ``.pyc`` depend a little on what the process compiled and imported before (two files of 5,311 differ when
+the order is turned around), so every job runs in a fork of a process that never saw another job. Only the fork reads
+the job, so its parent stays as it was. For the same reason almost nothing is imported here.
+
+Protocol, on stdin and stdout: frames of a length in ASCII, a newline, and that many bytes of JSON. The first frame out
+says which Python this is. Then one frame in is one job, one frame out its result, until stdin ends.
+"""
+
+import gc
+import hashlib
+import json
+import marshal
+import os
+import sys
+from _frozen_importlib_external import MAGIC_NUMBER, _code_to_hash_pyc
+from _imp import source_hash
+
+_DONE = 0
+_END = 40  # exit status of a fork that found no more jobs
+
+
+def _read(size: int) -> bytes:
+    parts = []
+    while size:
+        part = os.read(0, size)
+        if not part:
+            return b""
+        parts.append(part)
+        size -= len(part)
+    return b"".join(parts)
+
+
+def _read_frame() -> bytes:
+    length = b""
+    while (digit := os.read(0, 1)) not in {b"\n", b""}:
+        length += digit
+    return _read(int(length)) if length else b""
+
+
+def _write_frame(content: bytes) -> None:
+    frame = b"%d\n" % len(content) + content
+    while frame:
+        frame = frame[os.write(1, frame) :]
+
+
+def _compile(root: str, path: str, needles: list[bytes]) -> list[object]:
+    """Compile one file and return its row: path, bytecode's path, size, sha256, needles found; or path and reason."""
+    with open(f"{root}/{path}", "rb") as file:  # noqa: PTH123 - `pathlib` is one more import
+        source = file.read()
+    try:
+        code = compile(source, path, "exec", dont_inherit=True, optimize=0)
+        content = bytes(_code_to_hash_pyc(code, source_hash(int.from_bytes(MAGIC_NUMBER, "little"), source), False))
+    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
+        return [path, f"{type(error).__name__}: {error}"]
+    directory, _, name = path.rpartition("/")
+    directory = f"{directory}/__pycache__"
+    target = f"{directory}/{name[:-3]}.{sys.implementation.cache_tag}.pyc"
+    os.makedirs(f"{root}/{directory}", exist_ok=True)  # noqa: PTH103
+    with open(f"{root}/{target}", "wb") as file:  # noqa: PTH123
+        file.write(content)
+    found = [index for index, needle in enumerate(needles) if needle in content]
+    return [path, target, len(content), hashlib.sha256(content).hexdigest(), found]
+
+
+def _work() -> int:
+    frame = _read_frame()
+    if not frame:
+        return _END
+    job = json.loads(frame)
+    needles = [bytes.fromhex(needle) for needle in job["needles"]]
+    rows = [_compile(job["root"], path, needles) for path in job["paths"]]
+    _write_frame(json.dumps(rows).encode())
+    return _DONE
+
+
+def main() -> int:
+    """Serve jobs until stdin ends; return the exit status."""
+    gc.disable()
+    gc.freeze()
+    hello = {"version": sys.version.split()[0], "magic": int.from_bytes(MAGIC_NUMBER[:2], "little")}
+    _write_frame(json.dumps({**hello, "marshal": marshal.version}).encode())
+    while True:
+        child = os.fork()
+        if child == 0:
+            status = 1
+            try:
+                status = _work()
+            except Exception as error:  # noqa: BLE001 - whatever it is, the parent tells it on stderr
+                sys.stderr.write(f"{type(error).__name__}: {error}\n")
+                sys.stderr.flush()
+            finally:
+                os._exit(status)
+        status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        if status != _DONE:
+            return 0 if status == _END else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
