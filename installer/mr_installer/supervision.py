@@ -108,7 +108,8 @@ class SupervisedProcess:
             os.close(told)
         self._reader = threading.Thread(target=self._read_output, name="server-output", daemon=True)
         self._reader.start()
-        threading.Thread(target=self._read_status, args=(status,), name="server-status", daemon=True).start()
+        self._watcher = threading.Thread(target=self._read_status, args=(status,), name="server-status", daemon=True)
+        self._watcher.start()
         self._known.wait()
         self._check_started(command[0])
 
@@ -163,8 +164,9 @@ class SupervisedProcess:
     def drain(self) -> None:
         """After the end: wait until its last lines have been read.
 
-        A process that left the group may hold the other side open, so this takes a second at most.
+        A process that left the group may hold the other side open, so this takes two seconds at most.
         """
+        self._watcher.join(1.0)
         self._reader.join(1.0)
 
     def _let_go(self, *, asked: bool) -> None:

@@ -54,20 +54,10 @@ def test_every_problem_of_a_launch_spec_is_listed() -> None:
             strict=True,
         )
     paths = [problem.partition(":")[0] for problem in caught.value.problems]
-    assert sorted(paths) == sorted(
-        [
-            "module",
-            "script",
-            "stop_signal",
-            "stop_grace",
-            "health_path",
-            "environment.A=B",
-            "options.port",
-            "arguments[0]",
-            "colour",
-            "options.model",
-        ]
-    )
+    assert set(paths) == {
+        *("module", "script", "stop_signal", "stop_grace", "health_path", "environment.A=B", "options.port"),
+        *("arguments[0]", "colour", "options.model"),
+    }
 
 
 @pytest.mark.parametrize("check", ["mlx.core", "mlx:", "a:b()", ":b", "a b:c"])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import fcntl
+import json
 import signal
 import socket
 import subprocess
@@ -149,8 +151,6 @@ def test_a_start_that_takes_too_long_fails_and_leaves_nothing(place: Place, tmp_
 def test_what_the_shim_refuses_is_an_error_of_the_same_kind(
     place: Place, extra: tuple[str, ...], change: dict[str, str], kind: type[BundleError], text: str
 ) -> None:
-    import fcntl
-
     with (place.release / ".mr/lease").open("rb") as lease:
         match change:
             case {"model": _}:
@@ -171,7 +171,7 @@ def test_a_status_of_the_backend_is_not_mistaken_for_the_shims(place: Place) -> 
 
 
 def test_a_missing_launcher(place: Place) -> None:
-    with pytest.raises(NotFoundError, match="Cannot start `.*nothing`: no such file"):
+    with pytest.raises(NotFoundError, match=r"Cannot start `.*nothing`: no such file"):
         start(place, launcher=place.backend / "nothing")
     with pytest.raises(HostError, match="permission denied"):
         start(place, launcher=place.release / ".mr/bundle.json")
@@ -281,7 +281,7 @@ def test_a_reporter_that_raises_does_not_block_the_server(place: Place) -> None:
 
 
 SUPERVISOR = """
-    import json, sys, time
+    import json, sys
     from pathlib import Path
     from mr_installer.server import start_server
     from mr_shim.spec import LaunchSpec
@@ -298,9 +298,7 @@ SUPERVISOR = """
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_a_server_never_outlives_its_supervisor(place: Place, tmp_path: Path, number: signal.Signals) -> None:
-    """The server ignores its stop signal and has a child: both are gone after the grace, however the supervisor ended."""
-    import json
-
+    """Its stop signal is ignored and it has a child: both are gone after the grace, however the supervisor ended."""
     child = tmp_path / "child"
     arguments = [str(place.launcher), str(place.model), str(child), json.dumps(LAUNCH.to_json())]
     command = [sys.executable, "-c", textwrap.dedent(SUPERVISOR), *arguments, json.dumps(place.environment)]

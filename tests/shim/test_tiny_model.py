@@ -3,7 +3,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from safetensors import safe_open
+from safetensors import deserialize
 from tokenizers import Tokenizer
 
 from support.tiny_model import make_tiny_model
@@ -21,8 +21,6 @@ def test_the_model_is_whole_and_the_same_each_time(tmp_path: Path) -> None:
     text = "Grüße, 世界 {}\n"
     assert tokenizer.decode(tokenizer.encode(text).ids) == text
     assert tokenizer.encode("<|im_end|>").ids == [config["eos_token_id"]]
-    # The framework's tensors need numpy or torch; shapes can be read without.
-    with safe_open(first / "model.safetensors", framework="numpy") as weights:
-        shapes = {name: weights.get_slice(name).get_shape() for name in weights.keys()}  # noqa: SIM118 - not a mapping
+    shapes = {name: tensor["shape"] for name, tensor in deserialize((first / "model.safetensors").read_bytes())}
     assert shapes["lm_head.weight"] == [config["vocab_size"], config["hidden_size"]]
     assert len(shapes) == 3 + 9 * config["num_hidden_layers"]

@@ -102,7 +102,7 @@ def test_a_member_named_twice_is_refused(layout: LayoutStore, tmp_path: Path) ->
     with tarfile.open(path, "w") as tar:
         tar.add(layout.path, ".")
         add(tar, "index.json", b"{}")
-    with pytest.raises(InvalidInputError, match="names `index.json` twice"):
+    with pytest.raises(InvalidInputError, match=r"names `index\.json` twice"):
         ArchiveSource(path)
 
 

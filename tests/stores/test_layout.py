@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from mr_core.errors import InvalidInputError, NotFoundError
+from mr_core.errors import IntegrityError, InvalidInputError, NotFoundError
 from mr_core.layout import LayoutStore
 from mr_core.location import parse_location
 from mr_core.manifest import MEDIA_INDEX, MEDIA_MANIFEST, REF_NAME
@@ -202,8 +202,6 @@ def test_another_layout_version_is_refused(layout: LayoutStore, version: str) ->
 
 @pytest.mark.parametrize("kind", ["fifo", "directory", "device"])
 def test_a_blob_that_is_no_regular_file_neither_hangs_nor_passes(layout: LayoutStore, kind: str) -> None:
-    from mr_core.errors import IntegrityError
-
     blob = describe(b"content")
     path = layout.path / "blobs/sha256" / blob.digest.hex
     {"fifo": os.mkfifo, "directory": os.mkdir, "device": lambda place: place.symlink_to("/dev/zero")}[kind](path)

@@ -17,7 +17,7 @@ FILE, LINK, DIRECTORY, PAX = b"0", b"2", b"5", b"x"
 _FIELDS = struct.Struct("100s8s8s8s12s12s8sc100s8s32s32s8s8s155s12s")
 _OCTAL = re.compile(rb"([0-7]+)[\0 ]+")
 _MAGIC = b"ustar\x0000"
-_MODES = {FILE: (0o644, 0o755), LINK: (0o777,), DIRECTORY: (0o755,), PAX: (0o644,)}
+_MODES = {FILE: (0o644, 0o755), LINK: (0o777,), DIRECTORY: (0o755,), PAX: (0, 0o644)}  # 0: by Python's tarfile
 _REFUSED_TYPES = {
     b"1": (Rule.HARD_LINK, "hard links are not allowed"),
     b"3": (Rule.DEVICE, "character devices are not allowed"),

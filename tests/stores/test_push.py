@@ -1,0 +1,395 @@
+"""Copying bundles between stores, with other tools as judges."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+import tempfile
+import textwrap
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from mr_bundler.push import PushResult, push
+from mr_core.digest import Digest
+from mr_core.errors import (
+    AccessDeniedError,
+    CancelledError,
+    IntegrityError,
+    NotFoundError,
+    UnavailableError,
+    UsageError,
+)
+from mr_core.events import BlobFinished, Cancel, Event, Outcome, PhaseFinished, PhaseProgress
+from mr_core.layout import LayoutStore
+from mr_core.manifest import MEDIA_INDEX, MEDIA_MANIFEST, REF_NAME, Descriptor, make_index
+from mr_core.memory import BytesStream, MemoryStore
+from mr_core.reference import Reference
+from mr_core.registry import RegistryStore
+from mr_core.store import Store
+from support.need import need
+from support.registry import QUICK, RealRegistry
+from support.small_image import describe, small_image
+from support.wire import Fault, FaultProxy
+
+IMAGE = small_image("push", filler=600_000)
+
+
+@pytest.fixture
+def layout(tmp_path: Path) -> LayoutStore:
+    layout = LayoutStore(tmp_path / "layout", create=True)
+    IMAGE.write(layout, "x-1.0")
+    return layout
+
+
+@pytest.fixture
+def proxy(plain_registry: RealRegistry) -> Iterator[FaultProxy]:
+    with FaultProxy(plain_registry.host) as proxy:
+        yield proxy
+
+
+def connect(registry: RealRegistry, repository: str, host: str = "") -> RegistryStore:
+    host = host or registry.host
+    options = registry.options(**({"insecure_hosts": frozenset({host})} if registry.mode != "tls" else {}))
+    return RegistryStore(Reference.parse(f"{host}/{repository}"), options=options)
+
+
+def check(store: Store, name: str = "x-1.0") -> None:
+    """The whole image is in the store."""
+    found = store.resolve(name)
+    assert store.read_document(found) == IMAGE.index
+    assert store.read_document(store.resolve(str(IMAGE.manifest_descriptor.digest))) == IMAGE.manifest
+    for blob, content in IMAGE.blobs:
+        assert store.read_blob(blob) == content
+
+
+@pytest.mark.parametrize("mode", ["plain", "basic", "tls"])
+def test_a_bundle_goes_to_a_registry_and_back_unchanged(
+    layout: LayoutStore, tmp_path: Path, mode: str, repository: str, request: pytest.FixtureRequest
+) -> None:
+    registry: RealRegistry = request.getfixturevalue(f"{mode}_registry")
+    remote = connect(registry, repository)
+    sizes = sum(blob.size for blob, _ in IMAGE.blobs)
+    result = push(layout, "x-1.0", remote, "v1")
+    assert result == PushResult(
+        digest=IMAGE.index_descriptor.digest,
+        media_type=MEDIA_INDEX,
+        name="v1",
+        documents=2,
+        blobs_pushed=3,
+        bytes_pushed=sizes,
+        blobs_skipped=0,
+        bytes_skipped=0,
+    )
+    check(remote, "v1")
+    back = LayoutStore(tmp_path / "back", create=True)
+    assert push(remote, "v1", back, "x-1.0").digest == result.digest
+    check(back)
+    archive = MemoryStore()
+    assert push(remote, str(result.digest), archive, "x-1.0").digest == result.digest
+    check(archive)
+    remote.close()
+
+
+def test_pushing_again_sends_nothing(layout: LayoutStore, plain_registry, proxy, repository) -> None:
+    first = connect(plain_registry, repository)
+    push(layout, "x-1.0", first, "v1")
+    again = connect(plain_registry, repository, proxy.host)
+    events: list[Event] = []
+    result = push(layout, "x-1.0", again, "v1", report=events.append)
+    assert (result.blobs_pushed, result.bytes_pushed, result.blobs_skipped) == (0, 0, 3)
+    assert proxy.count("POST") == 0
+    assert proxy.count("PUT", "/blobs/") == 0
+    assert {event.outcome for event in events if isinstance(event, BlobFinished)} == {Outcome.SKIPPED}
+    for store in (first, again):
+        store.close()
+
+
+def test_progress_adds_up_to_the_whole(layout: LayoutStore) -> None:
+    events: list[Event] = []
+    push(layout, "x-1.0", MemoryStore(), "v1", report=events.append)
+    progress = [event for event in events if isinstance(event, PhaseProgress)]
+    assert progress[-1].done == progress[-1].total == sum(blob.size for blob, _ in IMAGE.blobs)
+    assert [event.phase for event in events if isinstance(event, PhaseFinished)] == ["inspect", "blobs", "publish"]
+
+
+def test_blobs_come_before_manifests_before_indexes_before_the_tag(layout, plain_registry, proxy, repository) -> None:
+    store = connect(plain_registry, repository, proxy.host)
+    push(layout, "x-1.0", store, "v1")
+    puts = [seen.path for seen in proxy.seen if seen.method == "PUT"]
+    kinds = [re.sub(r".*/(uploads|manifests)/([^?]*).*", r"\1 \2", path) for path in puts]
+    inner, outer = str(IMAGE.manifest_descriptor.digest), str(IMAGE.index_descriptor.digest)
+    assert [kind.split()[0] for kind in kinds[:3]] == ["uploads"] * 3
+    assert kinds[3:] == [f"manifests {inner}", f"manifests {outer}", "manifests v1"]
+    store.close()
+
+
+def test_the_tag_is_never_visible_before_everything_behind_it(layout, plain_registry, proxy, repository) -> None:
+    """Fail at each write in turn: the tag is absent every time, and the next push completes."""
+    watcher = connect(plain_registry, repository)
+    for path, times in (("/blobs/uploads/", 99), ("/manifests/sha256", 99), ("/manifests/v1", 99)):
+        store = connect(plain_registry, repository, proxy.host)
+        proxy.faults = [Fault(method="PUT", path=path, status=500, times=times)]
+        with pytest.raises(UnavailableError):
+            push(layout, "x-1.0", store, "v1", retry=QUICK)
+        with pytest.raises(NotFoundError):
+            watcher.resolve("v1")
+        store.close()
+    proxy.faults = []
+    store = connect(plain_registry, repository, proxy.host)
+    push(layout, "x-1.0", store, "v1")
+    check(watcher, "v1")
+    for opened in (store, watcher):
+        opened.close()
+
+
+def test_a_tag_is_moved_only_with_overwrite_and_nothing_is_sent_before_that_is_known(
+    layout, plain_registry, proxy, repository
+) -> None:
+    store = connect(plain_registry, repository, proxy.host)
+    small_image("old").write(store, "v1")
+    before = proxy.count("POST")
+    with pytest.raises(AccessDeniedError) as caught:
+        push(layout, "x-1.0", store, "v1")
+    assert "--overwrite" in caught.value.hint
+    assert proxy.count("POST") == before
+    push(layout, "x-1.0", store, "v1", overwrite=True)
+    check(store, "v1")
+    store.close()
+
+
+def test_a_broken_upload_begins_again(layout, plain_registry, proxy, repository) -> None:
+    store = connect(plain_registry, repository, proxy.host)
+    proxy.faults = [
+        Fault(method="PUT", path="/uploads/", reset_upload_at=300_000),
+        Fault(method="PUT", path="/uploads/", reset_upload_at=100_000),
+        Fault(method="POST", status=503),
+    ]
+    assert push(layout, "x-1.0", store, "v1", jobs=2, retry=QUICK).blobs_pushed == 3
+    check(store, "v1")
+    store.close()
+
+
+def test_a_lost_reply_to_an_upload_is_no_failure(layout, plain_registry, proxy, repository) -> None:
+    store = connect(plain_registry, repository, proxy.host)
+    proxy.faults = [Fault(method="PUT", path="/uploads/", lose_reply=True, times=3)]
+    push(layout, "x-1.0", store, "v1", retry=QUICK)
+    check(store, "v1")
+    store.close()
+
+
+def test_a_broken_download_continues_while_copying(layout, tmp_path, plain_registry, proxy, repository) -> None:
+    direct = connect(plain_registry, repository)
+    push(layout, "x-1.0", direct, "v1")
+    source = connect(plain_registry, repository, proxy.host)
+    proxy.faults = [Fault(path="/blobs/", reset_at=200_000, times=2), Fault(path="/blobs/", cut_at=50, times=2)]
+    back = LayoutStore(tmp_path / "back", create=True)
+    push(source, "v1", back, "x-1.0", retry=QUICK)
+    check(back)
+    for store in (direct, source):
+        store.close()
+
+
+def test_a_registry_that_gives_wrong_bytes_taints_nothing(layout, tmp_path, plain_registry, proxy, repository) -> None:
+    direct = connect(plain_registry, repository)
+    push(layout, "x-1.0", direct, "v1")
+    source = connect(plain_registry, repository, proxy.host)
+    proxy.faults = [Fault(path="/blobs/", flip_at=20, times=99)]
+    back = LayoutStore(tmp_path / "back", create=True)
+    with pytest.raises(IntegrityError):
+        push(source, "v1", back, "x-1.0", retry=QUICK)
+    assert back.names() == ()
+    assert not any(back.has_blob(blob) for blob, _ in IMAGE.blobs)
+    for store in (direct, source):
+        store.close()
+
+
+def test_a_damaged_layout_is_not_published(layout, plain_registry, repository) -> None:
+    path = layout.path / "blobs/sha256" / IMAGE.blobs[2][0].digest.hex
+    raw = bytearray(path.read_bytes())
+    raw[-1] ^= 1
+    path.write_bytes(raw)
+    store = connect(plain_registry, repository)
+    with pytest.raises(IntegrityError):
+        push(layout, "x-1.0", store, "v1")
+    with pytest.raises(NotFoundError):
+        store.resolve("v1")
+    store.close()
+
+
+def test_one_failed_blob_stops_the_others(tmp_path: Path) -> None:
+    layout = LayoutStore(tmp_path / "layout", create=True)
+    IMAGE.write(layout, "x-1.0")
+    (layout.path / "blobs/sha256" / IMAGE.blobs[1][0].digest.hex).unlink()
+
+    class Endless(MemoryStore):
+        """A store that takes the large blob only until it is told to stop."""
+
+        def put_blob(self, descriptor, source, *, report=None, cancel=None):
+            if descriptor.size > 100_000:
+                cancel.sleep(60)
+            return super().put_blob(descriptor, source)
+
+    begin = time.monotonic()
+    with pytest.raises(NotFoundError, match=IMAGE.blobs[1][0].digest.hex):
+        push(layout, "x-1.0", Endless(), "v1", jobs=3)
+    assert time.monotonic() - begin < 10
+
+
+def test_a_push_can_be_cancelled(layout, plain_registry, proxy, repository) -> None:
+    cancel = Cancel()
+    store = RegistryStore(
+        Reference.parse(f"{proxy.host}/{repository}"),
+        options=plain_registry.options(insecure_hosts=frozenset({proxy.host})),
+        cancel=cancel,
+    )
+    proxy.faults = [Fault(method="POST", status=503, headers={"Retry-After": "50"}, times=99)]
+    threading.Timer(0.3, cancel.set).start()
+    begin = time.monotonic()
+    with pytest.raises(CancelledError):
+        push(layout, "x-1.0", store, "v1", cancel=cancel)
+    assert time.monotonic() - begin < 10
+    store.close()
+
+
+def test_names_come_from_the_layout_when_none_is_given(layout: LayoutStore, tmp_path: Path) -> None:
+    target = LayoutStore(tmp_path / "copy", create=True)
+    assert push(layout, "", target, "").name == "x-1.0"
+    assert target.resolve("").annotations == {REF_NAME: "x-1.0"}
+    with pytest.raises(UsageError):
+        push(layout, str(IMAGE.manifest_descriptor.digest), target, "")
+
+
+def test_a_lone_manifest_and_a_nested_index_are_copied(layout: LayoutStore, tmp_path: Path) -> None:
+    target = LayoutStore(tmp_path / "copy", create=True)
+    lone = push(layout, str(IMAGE.manifest_descriptor.digest), target, "lone")
+    assert (lone.media_type, lone.documents) == (MEDIA_MANIFEST, 1)
+    entry = Descriptor(media_type=MEDIA_INDEX, digest=Digest.of(IMAGE.index), size=len(IMAGE.index))
+    nested = make_index((entry,), {}).raw
+    layout.put_document(nested, MEDIA_INDEX, name="nested")
+    assert push(layout, "nested", target, "nested").documents == 3
+    deep = make_index((describe(nested, MEDIA_INDEX),), {}).raw
+    layout.put_document(deep, MEDIA_INDEX, name="deep")
+    with pytest.raises(Exception, match="nested too deeply"):
+        push(layout, "deep", target, "deep")
+
+
+# --- other tools as judges
+
+
+def test_skopeo_agrees_on_every_digest(layout, tmp_path, plain_registry, repository) -> None:
+    skopeo = need("skopeo")
+    ours = f"docker://{plain_registry.host}/{repository}"
+    store = connect(plain_registry, repository)
+    push(layout, "x-1.0", store, "v1")
+    raw = subprocess.run(
+        [skopeo, "inspect", "--tls-verify=false", "--raw", f"{ours}:v1"], capture_output=True, check=True
+    )
+    assert raw.stdout == IMAGE.index
+    shown = subprocess.run([skopeo, "inspect", "--tls-verify=false", f"{ours}:v1"], capture_output=True, check=True)
+    inspected = json.loads(shown.stdout)
+    assert inspected["Digest"] == str(IMAGE.index_descriptor.digest)
+    assert inspected["Layers"] == [str(blob.digest) for blob, _ in IMAGE.blobs[1:]]
+
+    copy = [skopeo, "copy", "--all", "--preserve-digests", "--src-tls-verify=false", "--dest-tls-verify=false"]
+    back = tmp_path / "back"
+    subprocess.run([*copy, f"{ours}:v1", f"oci:{back}:x-1.0"], capture_output=True, check=True)
+    check(LayoutStore(back))
+    subprocess.run([*copy, f"oci:{back}:x-1.0", f"{ours}-theirs:v1"], capture_output=True, check=True)
+    theirs = connect(plain_registry, f"{repository}-theirs")
+    check(theirs, "v1")
+    for opened in (store, theirs):
+        opened.close()
+
+
+@pytest.mark.root
+def test_podman_pulls_what_we_push(layout, tmp_path, plain_registry, repository) -> None:
+    podman = need("podman")
+    if os.geteuid() != 0:
+        pytest.skip("podman is run as root here")
+    store = connect(plain_registry, repository)
+    push(layout, "x-1.0", store, "v1")
+    store.close()
+    registries = tmp_path / "registries.conf"
+    registries.write_text(f'[[registry]]\nlocation = "{plain_registry.host}"\ninsecure = true\n')
+    policy = tmp_path / "policy.json"
+    policy.write_text('{"default": [{"type": "insecureAcceptAnything"}]}')
+    reference = f"{plain_registry.host}/{repository}:v1"
+    with tempfile.TemporaryDirectory(prefix="pod-") as scratch:
+        base = [podman, "--root", f"{scratch}/root", "--runroot", f"{scratch}/run", "--tmpdir", f"{scratch}/tmp"]
+        base += ["--storage-driver", "vfs", "--cgroup-manager", "cgroupfs", "--events-backend", "file"]
+        environment = {**os.environ, "CONTAINERS_REGISTRIES_CONF": str(registries)}
+        pull = [*base, "pull", "--quiet", "--signature-policy", str(policy), reference]
+        pulled = subprocess.run(pull, env=environment, capture_output=True, text=True, check=False)
+        assert pulled.returncode == 0, pulled.stderr
+        show = [*base, "image", "inspect", "--format", '{{index .Labels "text"}} {{.Digest}}', reference]
+        shown = subprocess.run(show, env=environment, capture_output=True, text=True, check=True)
+    assert shown.stdout.split()[0] == "push"
+    assert shown.stdout.split()[1] in {str(IMAGE.index_descriptor.digest), str(IMAGE.manifest_descriptor.digest)}
+
+
+# --- size
+
+
+def test_a_large_blob_is_pushed_in_constant_memory(plain_registry, repository) -> None:
+    size = 300 << 20
+    with (
+        tempfile.TemporaryDirectory(prefix="large-") as scratch,
+        RealRegistry(root=Path(scratch) / "registry") as registry,
+    ):
+        layout = LayoutStore(Path(scratch) / "layout", create=True)
+        config = small_image().blobs[0]
+        digest = _sparse_blob(layout, size)
+        manifest = _manifest(config[0], Descriptor(media_type="application/x", digest=digest, size=size))
+        layout.put_blob(config[0], BytesStream(config[1]))
+        layout.put_document(manifest, MEDIA_MANIFEST, name="large")
+        code = """
+            import json, resource, sys, time
+            from pathlib import Path
+            from mr_bundler.push import push
+            from mr_core.layout import LayoutStore
+            from mr_core.reference import Reference
+            from mr_core.registry import RegistryStore
+            from mr_core.registry_options import RegistryOptions
+
+            host, path = sys.argv[1:]
+            store = RegistryStore(
+                Reference.parse(f"{host}/large"), options=RegistryOptions(insecure_hosts=frozenset({host}))
+            )
+            begin = time.monotonic()
+            result = push(LayoutStore(Path(path)), "large", store, "v1")
+            seconds = time.monotonic() - begin
+            peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+            print(json.dumps({"bytes": result.bytes_pushed, "seconds": seconds, "peak": peak}))
+        """
+        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+        command = [sys.executable, "-c", textwrap.dedent(code), registry.host, str(layout.path)]
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        figures = json.loads(done.stdout)
+        assert figures["bytes"] >= size
+        peak_bytes = figures["peak"] * (1 if sys.platform == "darwin" else 1024)
+        print(f"{size / figures['seconds'] / 1e6:.0f} MB/s, peak {peak_bytes / 1e6:.0f} MB")
+        assert peak_bytes < 120 << 20
+
+
+def _sparse_blob(layout: LayoutStore, size: int) -> Digest:
+    """Put a blob of zeros into a layout without writing them."""
+    place = layout.path / "blobs/sha256/new"
+    with place.open("wb") as file:
+        file.truncate(size)
+    with place.open("rb") as file:
+        digest = Digest.of_file(file)
+    place.rename(place.with_name(digest.hex))
+    return digest
+
+
+def _manifest(config: Descriptor, layer: Descriptor) -> bytes:
+    value = {"schemaVersion": 2, "mediaType": MEDIA_MANIFEST, "config": config.to_json(), "layers": [layer.to_json()]}
+    return json.dumps(value).encode()
