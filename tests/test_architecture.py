@@ -33,7 +33,6 @@ BORDERS = {
     "rich": {"mr_core.cli.console"},
     "click": {"mr_core.cli.", "mr_installer.cli.", "mr_bundler.cli."},
     "tomli_w": {"mr_bundler."},
-    "elftools": {"mr_bundler.interpreter."},
     "uv": {"mr_bundler.uv"},
 }
 MOST_LINES = 400

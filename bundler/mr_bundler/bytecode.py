@@ -13,7 +13,6 @@ import marshal
 import os
 import signal
 import subprocess
-import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +20,7 @@ from typing import IO, Any, Self
 
 from mr_bundler.parallel import Check, run_tasks
 from mr_bundler.recipe import SITE_PACKAGES
-from mr_core.errors import BuildError, CancelledError
+from mr_core.errors import BuildError
 from mr_core.events import Cancel
 from mr_core.file_manifest import FileEntry
 
@@ -29,7 +28,6 @@ MAGIC = 3531
 """Magic number of CPython 3.12's bytecode (``Lib/importlib/_bootstrap_external.py``)."""
 _CHUNK_BYTES = 512 << 10
 _CHUNK_FILES = 100
-_POLL_SECONDS = 0.05
 _WORKER = Path(__file__).with_name("bytecode_worker.py")
 _ROOTS = (SITE_PACKAGES.rpartition("/")[0] + "/", ".mr/shim/")
 _MARSHAL = 2
@@ -109,26 +107,28 @@ def compile_sources(
     chunks = [chunk for sources in owners for chunk in plan_chunks(sources)]
     if not chunks:
         return Compiled(entries=(), failed={}, needles={}, sources={})
-    chunks.sort(key=lambda chunk: sum(sizes[path] for path in chunk))  # the biggest is taken first, from the end
+    chunks.sort(key=lambda chunk: sum(sizes[path] for path in chunk))  # taken from the end: the biggest first
     rows: list[list[Any]] = []
-    # All workers are up before one writes: none may start from bytecode that another has just made.
-    ready = threading.Barrier(min(jobs, len(chunks)))
 
-    def serve(check: Check) -> None:
-        with _Worker(python) as worker:
-            try:
-                worker.greet(check)
-                ready.wait()
-                while chunks:
-                    with contextlib.suppress(IndexError):
-                        rows.extend(worker.compile(root, chunks.pop(), needles, check))
-                        progress(len(rows))
-            except threading.BrokenBarrierError as error:
-                raise CancelledError from error
-            finally:
-                ready.abort() if not rows else None
+    def serve(worker: _Worker) -> Callable[[Check], None]:
+        def run(check: Check) -> None:
+            while True:
+                check()
+                try:
+                    chunk = chunks.pop()
+                except IndexError:
+                    return
+                rows.extend(worker.compile(root, chunk, needles))
+                progress(len(rows))
 
-    run_tasks([serve] * ready.parties, jobs=ready.parties, cancel=cancel)
+        return run
+
+    with contextlib.ExitStack() as stack:
+        # All workers are up before one writes: none may start from bytecode that another has just made.
+        workers = [stack.enter_context(_Worker(python)) for _ in range(min(jobs, len(chunks)))]
+        for worker in workers:
+            worker.greet()
+        run_tasks([serve(worker) for worker in workers], jobs=len(workers), cancel=cancel)
     return _collect(rows)
 
 
@@ -188,13 +188,13 @@ class _Worker:
         for pipe in (self._process.stdout, self._process.stderr):
             _pipe(pipe).close()
 
-    def greet(self, check: Check) -> None:
+    def greet(self) -> None:
         """Wait until the worker is up, and see that it is a CPython 3.12."""
-        version, magic = self._receive(check)
+        version, magic = self._receive()
         if magic != MAGIC:
             raise BuildError(f"Cannot compile bytecode with `{self._python}`: it is Python {version}, not 3.12")
 
-    def compile(self, root: Path, paths: Sequence[str], needles: Sequence[bytes], check: Check) -> list[list[Any]]:
+    def compile(self, root: Path, paths: Sequence[str], needles: Sequence[bytes]) -> list[list[Any]]:
         """Have a chunk compiled; return the worker's rows."""
         job = marshal.dumps([os.fspath(root), list(paths), list(needles)], _MARSHAL)
         stdin = _pipe(self._process.stdin)
@@ -203,16 +203,13 @@ class _Worker:
             stdin.flush()
         except BrokenPipeError as error:
             raise self._failed() from error
-        rows: list[list[Any]] = self._receive(check)
+        rows: list[list[Any]] = self._receive()
         return rows
 
-    def _receive(self, check: Check) -> Any:
-        watch = threading.Timer(_POLL_SECONDS, self._watch, (check,))
-        watch.daemon = True
+    def _receive(self) -> Any:
         stdout = _pipe(self._process.stdout)
         length = stdout.readline()
         frame = stdout.read(int(length)) if length.endswith(b"\n") else b""
-        check()
         if not frame or len(frame) < int(length):
             raise self._failed()
         return marshal.loads(frame)  # noqa: S302 - our own worker wrote it

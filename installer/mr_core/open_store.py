@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import assert_never
 
-from mr_core.archive import ArchiveSource
 from mr_core.errors import UsageError
 from mr_core.events import Cancel
 from mr_core.layout import LayoutStore
@@ -30,6 +29,8 @@ def open_source(
         case LayoutLocation(path, name):
             return LayoutStore(path, cancel=cancel), name
         case ArchiveLocation(path, name):
+            from mr_core.archive import ArchiveSource  # noqa: PLC0415 - `tarfile` takes long to import
+
             return ArchiveSource(path), name
         case _:
             assert_never(location)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import email.utils
 import random
 import time
 from collections.abc import Callable
@@ -94,6 +93,8 @@ def parse_retry_after(value: str, now: float) -> float | None:
         value: The header, empty when there is none.
         now: Seconds since the epoch.
     """
+    import email.utils  # noqa: PLC0415 - takes long to import, and is rarely needed
+
     value = value.strip()
     if value.isascii() and value.isdigit() and len(value) < 10:
         return float(value)

@@ -19,11 +19,13 @@ from mr_core.file_manifest import BUNDLE_PATH, FILES_PATH, UNLISTED, Entry, File
 from mr_core.store import BlobFile, Source
 from mr_installer.blobs import BlobStore, HeldBlob
 from mr_installer.bundle import Bundle, Layer
-from mr_installer.extract import ExtractionPool, LayerJob, LayerResult, finish_tree
+from mr_installer.extract import ExtractionPool, LayerJob, LayerResult, Limits, finish_tree
 
 FETCHERS = 4
 EXTRACTORS = 2
 _POLL_SECONDS = 0.1
+_PAPERS = 8
+"""Entries of a layer that the bundle config does not count: its papers and the top directory."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -59,7 +61,7 @@ def stage_bundle(
     with Phase(report, "extract", total=bundle.config.contents.bytes, unit=Unit.BYTES) as phase:
         run = _Run(bundle, source, stage, blobs, options=options, report=report, phase=phase)
         results = run.all_layers(cancel)
-        tree = finish_tree(stage, results)
+        tree = finish_tree(stage, results, limits=declared_limits(bundle))
         phase.detail["files"] = len(tree)
     with Phase(report, "verify"):
         check_tree(bundle, stage, tree)
@@ -95,7 +97,9 @@ class _Run:
         results: list[LayerResult] = []
         held: dict[Future[LayerResult], HeldBlob | None] = {}
         with (
-            ExtractionPool(self._stage, workers, progress=self._phase.progress, cancel=self._stop) as pool,
+            ExtractionPool(
+                self._stage, workers, progress=self._phase.progress, report=self._report, cancel=self._stop
+            ) as pool,
             ThreadPoolExecutor(self._options.fetchers, thread_name_prefix="mr-fetch") as fetchers,
         ):
             fetching: dict[Future[HeldBlob], Layer] = {}
@@ -103,7 +107,7 @@ class _Run:
                 for index, layer in order:
                     local = self._source.blob_file(layer.descriptor)
                     if local is not None:
-                        held[pool.submit(_job(layer, local, verified=False))] = None
+                        held[pool.submit(self._job(layer, local, verified=False))] = None
                     else:
                         fetching[fetchers.submit(self._fetch, index, layer)] = layer
                 while fetching or held:
@@ -113,7 +117,7 @@ class _Run:
                     for download in [future for future in fetching if future in done]:
                         layer = fetching.pop(download)
                         blob = download.result()
-                        held[pool.submit(_job(layer, blob.blob, verified=blob.verified))] = blob
+                        held[pool.submit(self._job(layer, blob.blob, verified=blob.verified))] = blob
                     for extraction in [future for future in held if future in done]:
                         self._finish(extraction, held.pop(extraction), results)
             except BaseException:
@@ -122,6 +126,16 @@ class _Run:
                 raise
         return results
 
+    def _job(self, layer: Layer, blob: BlobFile, *, verified: bool) -> LayerJob:
+        return LayerJob(
+            blob=blob,
+            digest=layer.descriptor.digest,
+            diff_id=layer.diff_id,
+            compression=layer.compression,
+            verified=verified,
+            limits=declared_limits(self._bundle),
+        )
+
     def _fetch(self, index: int, layer: Layer) -> HeldBlob:
         label = f"layer {index + 1}/{len(self._bundle.layers)}"
         return self._blobs.fetch(self._source, layer.descriptor, label=label, report=self._report, cancel=self._stop)
@@ -129,9 +143,12 @@ class _Run:
     def _finish(self, future: Future[LayerResult], blob: HeldBlob | None, results: list[LayerResult]) -> None:
         try:
             results.append(future.result())
-        except IntegrityError:
+        except BaseException as error:
             if blob is not None:
-                blob.drop()  # the next run must not trip over the same bytes
+                if isinstance(error, IntegrityError):
+                    blob.drop()  # the next run must not trip over the same bytes
+                else:
+                    blob.release()
             raise
         if blob is not None:
             if self._options.keep_blobs:
@@ -151,13 +168,12 @@ class _Run:
                 blob.release()
 
 
-def _job(layer: Layer, blob: BlobFile, *, verified: bool) -> LayerJob:
-    return LayerJob(
-        blob=blob,
-        digest=layer.descriptor.digest,
-        diff_id=layer.diff_id,
-        compression=layer.compression,
-        verified=verified,
+def declared_limits(bundle: Bundle) -> Limits:
+    """Return what the bundle config declares: more entries or bytes than that are refused while they are read."""
+    contents = bundle.config.contents
+    return Limits(
+        entries=contents.count + contents.directories + _PAPERS,
+        bytes=contents.bytes + contents.size + len(bundle.label),
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import signal
@@ -10,6 +11,7 @@ import sys
 import textwrap
 import time
 from collections.abc import Callable
+from concurrent.futures import Future
 from pathlib import Path
 
 import psutil
@@ -17,7 +19,7 @@ import pytest
 
 from mr_core.errors import CancelledError, HostError, IntegrityError, UnsupportedError, UsageError
 from mr_core.events import Cancel, Event, Notice
-from mr_installer.extract import ExtractionPool, LayerJob, finish_tree
+from mr_installer.extract import ExtractionPool, LayerJob, LayerResult, finish_tree
 from mr_installer.extract.worker_process import find_python
 from support import tars
 from support.tars import archive, directory, file
@@ -35,7 +37,14 @@ def layers(place: Path, count: int = 5) -> list[LayerJob]:
 
 
 def workers_of(process: int | None = None) -> list[psutil.Process]:
-    return [child for child in psutil.Process(process).children() if child.status() != psutil.STATUS_ZOMBIE]
+    return [child for child in psutil.Process(process).children() if is_alive(child)]
+
+
+def is_alive(process: psutil.Process) -> bool:
+    try:
+        return bool(process.is_running() and process.status() != psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return False
 
 
 def wait_for(condition: Callable[[], bool], seconds: float = 5.0) -> bool:
@@ -69,18 +78,16 @@ def test_same_result_for_any_number_of_workers(workers: int, stage: Path, tmp_pa
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_progress_is_one_rising_total(workers: int, stage: Path, tmp_path: Path) -> None:
-    big = [
-        tars.job(
-            tmp_path, archive(*(file(f"backend/{number}-{n}", bytes(500_000)) for n in range(20))), name=f"l{number}"
-        )
-        for number in range(3)
-    ]
+    big = []
+    for number in range(3):
+        members = [file(f"backend/{number}-{index}", bytes(500_000)) for index in range(20)]
+        big.append(tars.job(tmp_path, archive(*members), name=f"layer{number}"))
     seen: list[int] = []
     with ExtractionPool(stage, workers, progress=seen.append) as pool:
         total = sum(future.result().bytes for future in [pool.submit(job) for job in big])
     assert total == 30_000_000
     assert seen[-1] == total
-    assert all(before < after for before, after in zip(seen, seen[1:], strict=False))
+    assert all(before < after for before, after in itertools.pairwise(seen))
 
 
 @pytest.mark.parametrize("workers", [0, 1])
@@ -99,16 +106,18 @@ def test_errors_are_ours_and_the_pool_goes_on(workers: int, stage: Path, tmp_pat
         children = workers_of()
         assert pool.submit(tars.job(tmp_path, tars.sample(), name="good")).result().bytes
         assert workers_of() == children, "an error is an answer; the worker stays"
-    local = pytest.raises(IntegrityError, tars.extract, tars.job(tmp_path, hostile), tmp_path / "local").value
-    error = caught.value
+    with pytest.raises(IntegrityError) as here:
+        tars.extract(tars.job(tmp_path, hostile), tmp_path / "local")
+    local, error = here.value, caught.value
     assert (error.message, error.hint, error.fields) == (local.message, local.hint, local.fields)
     assert (error.fields["rule"], error.fields["member"], error.fields["offset"]) == ("path-parent", "../outside", 1024)
 
 
 def test_a_killed_worker_is_an_error_and_is_replaced(stage: Path, tmp_path: Path) -> None:
-    first, second = layers(tmp_path, 2)
+    first, second, third = layers(tmp_path, 3)
     with ExtractionPool(stage, 1) as pool:
         (worker,) = workers_of()
+        pool.submit(third).result()
         worker.suspend()
         future = pool.submit(first)
         time.sleep(0.1)
@@ -164,7 +173,7 @@ def test_cancel_stops_extraction_in_this_process(stage: Path, tmp_path: Path) ->
 
 def test_an_error_in_the_block_ends_everything_at_once(stage: Path, tmp_path: Path) -> None:
     pool = ExtractionPool(stage, 2)
-    futures = []
+    futures: list[Future[LayerResult]] = []
 
     def fail() -> None:
         with pool:
@@ -287,10 +296,10 @@ def test_workers_end_when_the_host_is_killed(inherited: bool, stage: Path, tmp_p
         assert len(workers) == 2
         host.kill()
         try:
-            assert wait_for(lambda: not any(worker.is_running() for worker in workers))
+            assert wait_for(lambda: not any(is_alive(worker) for worker in workers))
         finally:
             for child in children:
-                if child.is_running():
+                if is_alive(child):
                     child.kill()
 
 

@@ -12,6 +12,7 @@ from mr_core.digest import Digest
 from mr_core.errors import CancelledError, HostError, IntegrityError
 from mr_core.file_manifest import FileEntry, LinkEntry
 from mr_core.store import BlobFile
+from mr_installer.extract import LayerJob
 from mr_installer.extract.layer import extract_layer
 from mr_installer.extract.tree_writer import open_directory
 from support import tars
@@ -20,7 +21,7 @@ KINDS = ("zstd", "gzip", "none")
 TAR = tars.sample()
 
 
-def rule_of(job: tars.LayerJob, stage: Path) -> object:
+def rule_of(job: LayerJob, stage: Path) -> object:
     with pytest.raises(IntegrityError) as caught:
         tars.extract(job, stage)
     assert caught.value.fields["layer"] == str(job.digest)

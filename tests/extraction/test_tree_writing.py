@@ -24,7 +24,8 @@ from support.tars import archive, directory, file, link
 @pytest.mark.parametrize("workers", [0, 1])
 def test_umask_does_not_matter(mask: int, workers: int, tmp_path: Path) -> None:
     job = tars.job(tmp_path, tars.sample(), "zstd")
-    expected = tars.tree(tmp_path / "reference") if tars.extract(job, tmp_path / "reference") else {}
+    tars.extract(job, tmp_path / "reference")
+    expected = tars.tree(tmp_path / "reference")
     stage = tmp_path / "stage"
     stage.mkdir(0o700)
     before = os.umask(mask)

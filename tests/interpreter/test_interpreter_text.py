@@ -82,13 +82,14 @@ def test_build_variables_are_read_as_data_only():
     assert builder_paths({"prefix": "/p/", "abs_srcdir": "/b", "abs_builddir": "", "LIBDIR": "/p/lib"}) == ("/b", "/p")
 
 
-@pytest.mark.parametrize("path", ["/home/joe/py", "/home/jöe/p", "/ab"])
+@pytest.mark.parametrize("path", ["/home/joe/py", "/home/jöe/p", "/a/3.12.1"])
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-32-le"])
 def test_traces_are_overwritten_in_place(path, encoding):
+    tail = path.rpartition("/")[2].encode(encoding)  # a linker may have merged another string into it
     content = b"\0before\0" + f"{path}/lib".encode(encoding) + b"\0" + path.encode(encoding) + b"\0after"
     clean = neutralised(content, telling_paths([path]))
     assert path.encode(encoding) not in clean
-    assert clean.endswith(b"\0after")
+    assert clean.endswith(tail + b"\0after")
     if path.isascii():
         assert len(clean) == len(content)
         assert "/lib".encode(encoding) in clean
@@ -98,7 +99,10 @@ def test_traces_are_overwritten_in_place(path, encoding):
 
 
 def test_prefixes_every_machine_shares_are_no_traces():
-    assert telling_paths(["/usr", "/usr/local/", "", "/", "/opt/py", "/opt/py/3"]) == ("/opt/py/3", "/opt/py")
+    assert telling_paths(["/usr", "/usr/local/", "", "/", "/python", "/opt/py", "/opt/py/3"]) == (
+        "/opt/py/3",
+        "/opt/py",
+    )
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ import sys
 import textwrap
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -36,8 +37,9 @@ def child(code: str, *arguments: str) -> subprocess.Popen[bytes]:
     )
 
 
-def index_json(layout: LayoutStore) -> dict:
-    return json.loads((layout.path / "index.json").read_bytes())
+def index_json(layout: LayoutStore) -> dict[str, Any]:
+    value: dict[str, Any] = json.loads((layout.path / "index.json").read_bytes())
+    return value
 
 
 def test_two_processes_and_their_threads_lose_no_entry(layout: LayoutStore) -> None:
@@ -53,9 +55,8 @@ def test_two_processes_and_their_threads_lose_no_entry(layout: LayoutStore) -> N
             list(pool.map(lambda n: small_image(f"{sys.argv[2]}{n}").write(layout, f"{sys.argv[2]}{n}"), range(12)))
     """
     processes = [child(writer, str(layout.path), name) for name in ("a", "b")]
-    assert [process.wait(60) for process in processes] == [0, 0]
-    for process in processes:
-        process.stdout.close()
+    assert [process.communicate(timeout=60)[0] for process in processes] == [b"", b""]
+    assert [process.returncode for process in processes] == [0, 0]
     expected = {f"{name}{number}": small_image(f"{name}{number}") for name in "ab" for number in range(12)}
     names = [entry["annotations"][REF_NAME] for entry in index_json(layout)["manifests"]]
     assert names == sorted(expected)
@@ -83,6 +84,7 @@ def test_a_killed_writer_leaves_nothing_visible_and_is_swept_up_later(layout: La
         """,
         str(layout.path),
     )
+    assert process.stdout is not None
     for _ in range(3):
         process.stdout.readline()
     time.sleep(0.05)

@@ -26,13 +26,13 @@ from mr_core.errors import (
     UnavailableError,
     UsageError,
 )
-from mr_core.events import BlobFinished, Cancel, Event, Outcome, PhaseFinished, PhaseProgress
+from mr_core.events import BlobFinished, Cancel, Event, Outcome, PhaseFinished, PhaseProgress, Reporter, discard
 from mr_core.layout import LayoutStore
 from mr_core.manifest import MEDIA_INDEX, MEDIA_MANIFEST, REF_NAME, Descriptor, make_index
 from mr_core.memory import BytesStream, MemoryStore
 from mr_core.reference import Reference
 from mr_core.registry import RegistryStore
-from mr_core.store import Store
+from mr_core.store import BlobStream, Store
 from support.need import need
 from support.registry import QUICK, RealRegistry
 from support.small_image import describe, small_image
@@ -97,7 +97,9 @@ def test_a_bundle_goes_to_a_registry_and_back_unchanged(
     remote.close()
 
 
-def test_pushing_again_sends_nothing(layout: LayoutStore, plain_registry, proxy, repository) -> None:
+def test_pushing_again_sends_nothing(
+    layout: LayoutStore, plain_registry: RealRegistry, proxy: FaultProxy, repository: str
+) -> None:
     first = connect(plain_registry, repository)
     push(layout, "x-1.0", first, "v1")
     again = connect(plain_registry, repository, proxy.host)
@@ -119,7 +121,9 @@ def test_progress_adds_up_to_the_whole(layout: LayoutStore) -> None:
     assert [event.phase for event in events if isinstance(event, PhaseFinished)] == ["inspect", "blobs", "publish"]
 
 
-def test_blobs_come_before_manifests_before_indexes_before_the_tag(layout, plain_registry, proxy, repository) -> None:
+def test_blobs_come_before_manifests_before_indexes_before_the_tag(
+    layout: LayoutStore, plain_registry: RealRegistry, proxy: FaultProxy, repository: str
+) -> None:
     store = connect(plain_registry, repository, proxy.host)
     push(layout, "x-1.0", store, "v1")
     puts = [seen.path for seen in proxy.seen if seen.method == "PUT"]
@@ -130,7 +134,9 @@ def test_blobs_come_before_manifests_before_indexes_before_the_tag(layout, plain
     store.close()
 
 
-def test_the_tag_is_never_visible_before_everything_behind_it(layout, plain_registry, proxy, repository) -> None:
+def test_the_tag_is_never_visible_before_everything_behind_it(
+    layout: LayoutStore, plain_registry: RealRegistry, proxy: FaultProxy, repository: str
+) -> None:
     """Fail at each write in turn: the tag is absent every time, and the next push completes."""
     watcher = connect(plain_registry, repository)
     for path, times in (("/blobs/uploads/", 99), ("/manifests/sha256", 99), ("/manifests/v1", 99)):
@@ -150,7 +156,7 @@ def test_the_tag_is_never_visible_before_everything_behind_it(layout, plain_regi
 
 
 def test_a_tag_is_moved_only_with_overwrite_and_nothing_is_sent_before_that_is_known(
-    layout, plain_registry, proxy, repository
+    layout: LayoutStore, plain_registry: RealRegistry, proxy: FaultProxy, repository: str
 ) -> None:
     store = connect(plain_registry, repository, proxy.host)
     small_image("old").write(store, "v1")
@@ -164,7 +170,9 @@ def test_a_tag_is_moved_only_with_overwrite_and_nothing_is_sent_before_that_is_k
     store.close()
 
 
-def test_a_broken_upload_begins_again(layout, plain_registry, proxy, repository) -> None:
+def test_a_broken_upload_begins_again(
+    layout: LayoutStore, plain_registry: RealRegistry, proxy: FaultProxy, repository: str
+) -> None:
     store = connect(plain_registry, repository, proxy.host)
     proxy.faults = [
         Fault(method="PUT", path="/uploads/", reset_upload_at=300_000),
@@ -176,7 +184,9 @@ def test_a_broken_upload_begins_again(layout, plain_registry, proxy, repository)
     store.close()
 
 
-def test_a_lost_reply_to_an_upload_is_no_failure(layout, plain_registry, proxy, repository) -> None:
+def test_a_lost_reply_to_an_upload_is_no_failure(
+    layout: LayoutStore, plain_registry: RealRegistry, proxy: FaultProxy, repository: str
+) -> None:
     store = connect(plain_registry, repository, proxy.host)
     proxy.faults = [Fault(method="PUT", path="/uploads/", lose_reply=True, times=3)]
     push(layout, "x-1.0", store, "v1", retry=QUICK)
@@ -184,7 +194,9 @@ def test_a_lost_reply_to_an_upload_is_no_failure(layout, plain_registry, proxy, 
     store.close()
 
 
-def test_a_broken_download_continues_while_copying(layout, tmp_path, plain_registry, proxy, repository) -> None:
+def test_a_broken_download_continues_while_copying(
+    layout: LayoutStore, tmp_path: Path, plain_registry: RealRegistry, proxy: FaultProxy, repository: str
+) -> None:
     direct = connect(plain_registry, repository)
     push(layout, "x-1.0", direct, "v1")
     source = connect(plain_registry, repository, proxy.host)
@@ -196,7 +208,9 @@ def test_a_broken_download_continues_while_copying(layout, tmp_path, plain_regis
         store.close()
 
 
-def test_a_registry_that_gives_wrong_bytes_taints_nothing(layout, tmp_path, plain_registry, proxy, repository) -> None:
+def test_a_registry_that_gives_wrong_bytes_taints_nothing(
+    layout: LayoutStore, tmp_path: Path, plain_registry: RealRegistry, proxy: FaultProxy, repository: str
+) -> None:
     direct = connect(plain_registry, repository)
     push(layout, "x-1.0", direct, "v1")
     source = connect(plain_registry, repository, proxy.host)
@@ -210,7 +224,7 @@ def test_a_registry_that_gives_wrong_bytes_taints_nothing(layout, tmp_path, plai
         store.close()
 
 
-def test_a_damaged_layout_is_not_published(layout, plain_registry, repository) -> None:
+def test_a_damaged_layout_is_not_published(layout: LayoutStore, plain_registry: RealRegistry, repository: str) -> None:
     path = layout.path / "blobs/sha256" / IMAGE.blobs[2][0].digest.hex
     raw = bytearray(path.read_bytes())
     raw[-1] ^= 1
@@ -231,8 +245,16 @@ def test_one_failed_blob_stops_the_others(tmp_path: Path) -> None:
     class Endless(MemoryStore):
         """A store that takes the large blob only until it is told to stop."""
 
-        def put_blob(self, descriptor, source, *, report=None, cancel=None):
+        def put_blob(
+            self,
+            descriptor: Descriptor,
+            source: BlobStream,
+            *,
+            report: Reporter = discard,
+            cancel: Cancel | None = None,
+        ) -> Outcome:
             if descriptor.size > 100_000:
+                assert cancel is not None
                 cancel.sleep(60)
             return super().put_blob(descriptor, source)
 
@@ -242,7 +264,9 @@ def test_one_failed_blob_stops_the_others(tmp_path: Path) -> None:
     assert time.monotonic() - begin < 10
 
 
-def test_a_push_can_be_cancelled(layout, plain_registry, proxy, repository) -> None:
+def test_a_push_can_be_cancelled(
+    layout: LayoutStore, plain_registry: RealRegistry, proxy: FaultProxy, repository: str
+) -> None:
     cancel = Cancel()
     store = RegistryStore(
         Reference.parse(f"{proxy.host}/{repository}"),
@@ -283,7 +307,9 @@ def test_a_lone_manifest_and_a_nested_index_are_copied(layout: LayoutStore, tmp_
 # --- other tools as judges
 
 
-def test_skopeo_agrees_on_every_digest(layout, tmp_path, plain_registry, repository) -> None:
+def test_skopeo_agrees_on_every_digest(
+    layout: LayoutStore, tmp_path: Path, plain_registry: RealRegistry, repository: str
+) -> None:
     skopeo = need("skopeo")
     ours = f"docker://{plain_registry.host}/{repository}"
     store = connect(plain_registry, repository)
@@ -309,7 +335,9 @@ def test_skopeo_agrees_on_every_digest(layout, tmp_path, plain_registry, reposit
 
 
 @pytest.mark.root
-def test_podman_pulls_what_we_push(layout, tmp_path, plain_registry, repository) -> None:
+def test_podman_pulls_what_we_push(
+    layout: LayoutStore, tmp_path: Path, plain_registry: RealRegistry, repository: str
+) -> None:
     podman = need("podman")
     if os.geteuid() != 0:
         pytest.skip("podman is run as root here")
@@ -337,7 +365,7 @@ def test_podman_pulls_what_we_push(layout, tmp_path, plain_registry, repository)
 # --- size
 
 
-def test_a_large_blob_is_pushed_in_constant_memory(plain_registry, repository) -> None:
+def test_a_large_blob_is_pushed_in_constant_memory(plain_registry: RealRegistry, repository: str) -> None:
     size = 300 << 20
     with (
         tempfile.TemporaryDirectory(prefix="large-") as scratch,

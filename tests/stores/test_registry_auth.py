@@ -8,7 +8,9 @@ import os
 import subprocess
 import sys
 import textwrap
+from collections.abc import Callable
 from pathlib import Path
+from typing import TypeAlias
 
 import pytest
 
@@ -17,8 +19,10 @@ from mr_core.reference import Reference
 from mr_core.registry import RegistryStore
 from mr_core.registry_auth import find_credentials
 from mr_core.registry_options import RegistryOptions
+from support.registry import RealRegistry
 
 HOST = "127.0.0.1:5000"
+Configure: TypeAlias = Callable[..., RegistryOptions]
 
 
 def header(user: str, password: str) -> str:
@@ -26,7 +30,7 @@ def header(user: str, password: str) -> str:
 
 
 @pytest.fixture
-def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Configure:
     """Write a Docker configuration and helpers, and return options that use them."""
     monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
 
@@ -45,14 +49,14 @@ def answer(user: str) -> str:
     return f"""read host; [ "$1" = get ] && printf '{{"ServerURL":"%s","Username":"{user}","Secret":"s"}}' "$host" """
 
 
-def test_explicit_credentials_come_first(config) -> None:
+def test_explicit_credentials_come_first(config: Configure) -> None:
     options = config({"auths": {HOST: {"auth": "eA=="}}})
     explicit = RegistryOptions(username="me", password="p:w", docker_config=options.docker_config)
     assert find_credentials(HOST, "a/b", explicit) == header("me", "p:w")
     assert "p:w" not in repr(explicit)
 
 
-def test_the_order_is_helper_of_the_host_then_store_then_file(config) -> None:
+def test_the_order_is_helper_of_the_host_then_store_then_file(config: Configure) -> None:
     auths = {"auths": {HOST: {"auth": base64.b64encode(b"file:f").decode()}}}
     options = config(auths, mine=answer("helper"), all=answer("store"))
     assert find_credentials(HOST, "a/b", options) == header("file", "f")
@@ -64,14 +68,16 @@ def test_the_order_is_helper_of_the_host_then_store_then_file(config) -> None:
     assert find_credentials(HOST, "a/b", options) == header("file", "f")
 
 
-def test_credentials_of_another_host_are_not_taken(config, monkeypatch) -> None:
+def test_credentials_of_another_host_are_not_taken(config: Configure, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ORAS_USER", "u")
     monkeypatch.setenv("ORAS_PASS", "p")
     options = config({"auths": {"registry.example": {"auth": "eDp5"}}})
     assert find_credentials(HOST, "registry.example/b", options) is None
 
 
-def test_docker_config_of_the_environment_is_used(config, monkeypatch, tmp_path: Path) -> None:
+def test_docker_config_of_the_environment_is_used(
+    config: Configure, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     config({"auths": {HOST: {"auth": "eDp5"}}})
     monkeypatch.setenv("DOCKER_CONFIG", str(tmp_path))
     assert find_credentials(HOST, "a", RegistryOptions()) == "Basic eDp5"
@@ -79,7 +85,7 @@ def test_docker_config_of_the_environment_is_used(config, monkeypatch, tmp_path:
     assert find_credentials(HOST, "a", RegistryOptions()) is None
 
 
-def test_helpers_without_an_entry_or_without_a_program_mean_anonymous(config) -> None:
+def test_helpers_without_an_entry_or_without_a_program_mean_anonymous(config: Configure) -> None:
     options = config({"credsStore": "empty"}, empty="echo 'credentials not found in native keychain'; exit 1")
     assert find_credentials(HOST, "a", options) is None
     config({"credsStore": "notinstalled"})
@@ -87,20 +93,20 @@ def test_helpers_without_an_entry_or_without_a_program_mean_anonymous(config) ->
 
 
 @pytest.mark.parametrize("script", ["exit 3", "echo no json", "echo '{}'"])
-def test_a_broken_helper_is_reported(config, script: str) -> None:
+def test_a_broken_helper_is_reported(config: Configure, script: str) -> None:
     options = config({"credsStore": "broken"}, broken=script)
     with pytest.raises(AccessDeniedError, match="docker-credential-broken"):
         find_credentials(HOST, "a", options)
 
 
-def test_a_helper_that_hangs_is_given_up(config, monkeypatch) -> None:
+def test_a_helper_that_hangs_is_given_up(config: Configure, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("mr_core.registry_auth._HELPER_SECONDS", 0.2)
     options = config({"credsStore": "slow"}, slow="exec sleep 30")
     with pytest.raises(AccessDeniedError, match="did not answer"):
         find_credentials(HOST, "a", options)
 
 
-def test_a_helper_is_never_a_path(config) -> None:
+def test_a_helper_is_never_a_path(config: Configure) -> None:
     with pytest.raises(AccessDeniedError, match="not a plain name"):
         find_credentials(HOST, "a", config({"credsStore": "../../bin/sh"}))
 
@@ -108,12 +114,12 @@ def test_a_helper_is_never_a_path(config) -> None:
 @pytest.mark.parametrize(
     "content", ["{", '{"auths": []}', '{"auths": {"h": {"auth": 3}}}', '{"credHelpers": {"h": 1}}']
 )
-def test_a_broken_configuration_is_named(config, content: str, tmp_path: Path) -> None:
-    with pytest.raises(InvalidInputError, match="config.json"):
+def test_a_broken_configuration_is_named(config: Configure, content: str, tmp_path: Path) -> None:
+    with pytest.raises(InvalidInputError, match=r"config\.json"):
         find_credentials(HOST, "a", config(content))
 
 
-def test_a_real_login_works(basic_registry, config, repository) -> None:
+def test_a_real_login_works(basic_registry: RealRegistry, config: Configure, repository: str) -> None:
     pair = base64.b64encode(f"{basic_registry.username}:{basic_registry.password}".encode()).decode()
     options = config({"auths": {basic_registry.host: {"auth": pair}}})
     settings = basic_registry.options(username="", password="", docker_config=options.docker_config)

@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator
 from email.utils import formatdate
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -30,6 +31,7 @@ from mr_core.registry import RegistryStore
 from mr_core.registry_options import RegistryOptions
 from mr_core.resuming import ResumingStream
 from mr_core.retry import RetryPolicy
+from mr_core.store import BlobStream
 from support.registry import QUICK, RealRegistry, make_certificate
 from support.small_image import SmallImage, describe, small_image
 from support.wire import Fault, FaultProxy
@@ -63,12 +65,13 @@ def store(proxy: FaultProxy, repository: str) -> Iterator[RegistryStore]:
     store.close()
 
 
-def connect(host: str, repository: str, **settings: object) -> RegistryStore:
-    options = RegistryOptions(**{"insecure_hosts": frozenset({host}), "retry": QUICK, **settings})
+def connect(host: str, repository: str, **settings: Any) -> RegistryStore:
+    settings = {"insecure_hosts": frozenset({host}), "retry": QUICK, **settings}
+    options = RegistryOptions(**settings)
     return RegistryStore(Reference.parse(f"{host}/{repository}"), options=options)
 
 
-def drain(stream) -> bytes:
+def drain(stream: BlobStream) -> bytes:
     with stream:
         return b"".join(iter(lambda: stream.read(70_000), b""))
 
@@ -77,7 +80,9 @@ def drain(stream) -> bytes:
 
 
 @pytest.mark.parametrize("fault", [{"reset_at": HALF}, {"cut_at": HALF}], ids=["reset", "cut"])
-def test_a_broken_download_says_so_and_continues_where_it_stopped(proxy, store, image, fault) -> None:
+def test_a_broken_download_says_so_and_continues_where_it_stopped(
+    proxy: FaultProxy, store: RegistryStore, image: SmallImage, fault: dict[str, Any]
+) -> None:
     proxy.faults = [Fault(path="/blobs/", **fault)]
     pieces: list[bytes] = []
     with store.open_blob(BLOB) as stream, pytest.raises(UnavailableError) as caught:
@@ -91,7 +96,9 @@ def test_a_broken_download_says_so_and_continues_where_it_stopped(proxy, store, 
     assert got + drain(rest) == CONTENT
 
 
-def test_a_resuming_stream_survives_many_breaks_and_asks_only_for_what_is_missing(proxy, store, image) -> None:
+def test_a_resuming_stream_survives_many_breaks_and_asks_only_for_what_is_missing(
+    proxy: FaultProxy, store: RegistryStore, image: SmallImage
+) -> None:
     proxy.faults = [Fault(path="/blobs/", reset_at=200_000, times=4)]
     with ResumingStream(store, BLOB, policy=QUICK) as stream:
         reader = VerifyingReader(stream, BLOB.digest, BLOB.size)
@@ -102,7 +109,9 @@ def test_a_resuming_stream_survives_many_breaks_and_asks_only_for_what_is_missin
     assert starts == sorted(set(starts))
 
 
-def test_a_resuming_stream_gives_up_without_progress(proxy, store, image) -> None:
+def test_a_resuming_stream_gives_up_without_progress(
+    proxy: FaultProxy, store: RegistryStore, image: SmallImage
+) -> None:
     proxy.faults = [Fault(path="/blobs/", reset_at=0, times=99)]
     with ResumingStream(store, BLOB, policy=QUICK) as stream, pytest.raises(UnavailableError):
         stream.read(1000)
@@ -119,7 +128,9 @@ def test_a_resuming_stream_gives_up_without_progress(proxy, store, image) -> Non
         "x",
     ],
 )
-def test_an_inexact_range_is_not_believed(proxy, store, image, wrong) -> None:
+def test_an_inexact_range_is_not_believed(
+    proxy: FaultProxy, store: RegistryStore, image: SmallImage, wrong: str
+) -> None:
     proxy.faults = [Fault(path="/blobs/", content_range=wrong)]
     stream = store.open_blob(BLOB, HALF)
     assert stream.offset == 0
@@ -127,7 +138,9 @@ def test_an_inexact_range_is_not_believed(proxy, store, image, wrong) -> None:
 
 
 @pytest.mark.parametrize("status", [416, 200])
-def test_a_registry_without_ranges_is_read_from_the_start(proxy, store, image, status) -> None:
+def test_a_registry_without_ranges_is_read_from_the_start(
+    proxy: FaultProxy, store: RegistryStore, image: SmallImage, status: int
+) -> None:
     if status == 416:
         proxy.faults = [Fault(path="/blobs/", status=416)]
     else:
@@ -137,13 +150,15 @@ def test_a_registry_without_ranges_is_read_from_the_start(proxy, store, image, s
         assert b"".join(iter(lambda: stream.read(70_000), b"")) == CONTENT[HALF:]
 
 
-def test_the_end_of_a_blob_is_never_asked_for(proxy, store, image) -> None:
+def test_the_end_of_a_blob_is_never_asked_for(proxy: FaultProxy, store: RegistryStore, image: SmallImage) -> None:
     stream = store.open_blob(BLOB, BLOB.size)
     assert (stream.offset, drain(stream)) == (BLOB.size, b"")
     assert proxy.seen == []
 
 
-def test_a_stalled_download_fails_after_the_stall_timeout(proxy, repository, image) -> None:
+def test_a_stalled_download_fails_after_the_stall_timeout(
+    proxy: FaultProxy, repository: str, image: SmallImage
+) -> None:
     proxy.faults = [Fault(path="/blobs/", stall_at=HALF, times=9)]
     store = connect(proxy.host, repository, stall_timeout=0.3)
     begin = time.monotonic()
@@ -154,7 +169,9 @@ def test_a_stalled_download_fails_after_the_stall_timeout(proxy, repository, ima
 
 
 @pytest.mark.parametrize("fault", [{"reset_at": 100}, {"cut_at": 100}], ids=["reset", "cut"])
-def test_a_document_is_read_again_when_the_connection_breaks(proxy, store, image, fault) -> None:
+def test_a_document_is_read_again_when_the_connection_breaks(
+    proxy: FaultProxy, store: RegistryStore, image: SmallImage, fault: dict[str, Any]
+) -> None:
     proxy.faults = [Fault(path="/manifests/", times=2, **fault)]
     assert store.read_document(image.index_descriptor) == image.index
     assert proxy.count("GET", "/manifests/") == 3
@@ -163,14 +180,18 @@ def test_a_document_is_read_again_when_the_connection_breaks(proxy, store, image
 # --- wrong bytes
 
 
-def test_a_flipped_bit_in_a_document_is_fetched_once_more(proxy, store, image) -> None:
+def test_a_flipped_bit_in_a_document_is_fetched_once_more(
+    proxy: FaultProxy, store: RegistryStore, image: SmallImage
+) -> None:
     proxy.faults = [Fault(path="/manifests/", flip_at=10)]
     assert store.read_document(image.index_descriptor) == image.index
     assert proxy.count("GET", "/manifests/") == 2
     assert proxy.seen[-1].headers["Cache-Control"] == "no-cache"
 
 
-def test_bytes_that_stay_wrong_are_an_integrity_error_after_one_more_try(proxy, store, image) -> None:
+def test_bytes_that_stay_wrong_are_an_integrity_error_after_one_more_try(
+    proxy: FaultProxy, store: RegistryStore, image: SmallImage
+) -> None:
     proxy.faults = [Fault(flip_at=10, times=99)]
     with pytest.raises(IntegrityError) as caught:
         store.read_document(image.index_descriptor)
@@ -182,7 +203,9 @@ def test_bytes_that_stay_wrong_are_an_integrity_error_after_one_more_try(proxy, 
     assert proxy.count("GET", "/blobs/") == 2
 
 
-def test_a_flipped_bit_in_a_blob_is_caught_by_the_verifying_reader(proxy, store, image) -> None:
+def test_a_flipped_bit_in_a_blob_is_caught_by_the_verifying_reader(
+    proxy: FaultProxy, store: RegistryStore, image: SmallImage
+) -> None:
     proxy.faults = [Fault(path="/blobs/", flip_at=BLOB.size - 1)]
     pieces: list[bytes] = []
     with store.open_blob(BLOB) as stream:
@@ -192,7 +215,9 @@ def test_a_flipped_bit_in_a_blob_is_caught_by_the_verifying_reader(proxy, store,
     assert 0 < len(b"".join(pieces)) < BLOB.size  # the last piece is not handed out
 
 
-def test_damaged_blobs_on_the_registry_are_noticed(plain_registry, repository, image) -> None:
+def test_damaged_blobs_on_the_registry_are_noticed(
+    plain_registry: RealRegistry, repository: str, image: SmallImage
+) -> None:
     direct = connect(plain_registry.host, repository)
     content = repository.encode() * 1000
     blob = describe(content)
@@ -204,7 +229,9 @@ def test_damaged_blobs_on_the_registry_are_noticed(plain_registry, repository, i
     direct.close()
 
 
-def test_a_digest_that_the_registry_calls_otherwise_is_refused(plain_registry, proxy, store, image) -> None:
+def test_a_digest_that_the_registry_calls_otherwise_is_refused(
+    plain_registry: RealRegistry, proxy: FaultProxy, store: RegistryStore, image: SmallImage
+) -> None:
     digest = str(Digest.of(image.index))
     other = {"Docker-Content-Digest": f"sha256:{'1' * 64}", "Content-Length": "10"}
     media = {"Content-Type": "application/vnd.oci.image.index.v1+json"}
@@ -214,7 +241,9 @@ def test_a_digest_that_the_registry_calls_otherwise_is_refused(plain_registry, p
 
 
 @pytest.mark.parametrize("gone", ["Docker-Content-Digest", "Content-Type"])
-def test_a_head_that_says_too_little_is_completed_from_the_bytes(proxy, store, image, gone) -> None:
+def test_a_head_that_says_too_little_is_completed_from_the_bytes(
+    proxy: FaultProxy, store: RegistryStore, image: SmallImage, gone: str
+) -> None:
     proxy.faults = [Fault(method="HEAD", drop_headers=(gone,))]
     found = store.resolve("1.0")
     assert (found.digest, found.size, found.media_type) == (
@@ -228,12 +257,14 @@ def test_a_head_that_says_too_little_is_completed_from_the_bytes(proxy, store, i
 
 
 @pytest.mark.parametrize("status", [408, 429, 500, 502, 503, 504])
-def test_passing_errors_are_tried_again(proxy, store, image, status) -> None:
+def test_passing_errors_are_tried_again(
+    proxy: FaultProxy, store: RegistryStore, image: SmallImage, status: int
+) -> None:
     proxy.faults = [Fault(method="HEAD", status=status, times=2), Fault(status=status, times=2)]
     assert store.read_document(store.resolve("1.0")) == image.index
 
 
-def test_lasting_errors_end_as_unavailable(proxy, store, image) -> None:
+def test_lasting_errors_end_as_unavailable(proxy: FaultProxy, store: RegistryStore, image: SmallImage) -> None:
     proxy.faults = [Fault(method="HEAD", status=503, times=99)]
     with pytest.raises(UnavailableError, match=re.escape(proxy.host)) as caught:
         store.resolve("1.0")
@@ -242,7 +273,9 @@ def test_lasting_errors_end_as_unavailable(proxy, store, image) -> None:
 
 
 @pytest.mark.parametrize("status", [401, 403, 404, 400])
-def test_final_errors_are_not_tried_again(proxy, store, image, status) -> None:
+def test_final_errors_are_not_tried_again(
+    proxy: FaultProxy, store: RegistryStore, image: SmallImage, status: int
+) -> None:
     proxy.faults = [Fault(status=status, times=99)]
     kind = {401: AccessDeniedError, 403: AccessDeniedError, 404: NotFoundError, 400: BundleError}[status]
     with pytest.raises(kind):
@@ -251,7 +284,7 @@ def test_final_errors_are_not_tried_again(proxy, store, image, status) -> None:
 
 
 @pytest.mark.parametrize("form", ["seconds", "date"])
-def test_retry_after_is_obeyed(proxy, store, image, form) -> None:
+def test_retry_after_is_obeyed(proxy: FaultProxy, store: RegistryStore, image: SmallImage, form: str) -> None:
     value = "1" if form == "seconds" else formatdate(time.time() + 2, usegmt=True)
     proxy.faults = [Fault(method="HEAD", status=429, headers={"Retry-After": value})]
     begin = time.monotonic()
@@ -259,7 +292,7 @@ def test_retry_after_is_obeyed(proxy, store, image, form) -> None:
     assert 0.9 < time.monotonic() - begin < 4
 
 
-def test_a_wait_can_be_cancelled(proxy, repository, image) -> None:
+def test_a_wait_can_be_cancelled(proxy: FaultProxy, repository: str, image: SmallImage) -> None:
     proxy.faults = [Fault(method="HEAD", status=429, headers={"Retry-After": "50"})]
     cancel = Cancel()
     options = RegistryOptions(insecure_hosts=frozenset({proxy.host}))
@@ -272,7 +305,7 @@ def test_a_wait_can_be_cancelled(proxy, repository, image) -> None:
     store.close()
 
 
-def test_refused_connections_take_at_most_five_seconds_with_the_real_policy(repository) -> None:
+def test_refused_connections_take_at_most_five_seconds_with_the_real_policy(repository: str) -> None:
     with socket.create_server(("127.0.0.1", 0)) as free:
         host = f"127.0.0.1:{free.getsockname()[1]}"
     store = connect(host, repository, retry=RetryPolicy())
@@ -283,7 +316,7 @@ def test_refused_connections_take_at_most_five_seconds_with_the_real_policy(repo
     store.close()
 
 
-def test_a_server_that_accepts_but_never_answers_is_unavailable(repository) -> None:
+def test_a_server_that_accepts_but_never_answers_is_unavailable(repository: str) -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
         host = f"127.0.0.1:{silent.getsockname()[1]}"
         store = connect(host, repository, stall_timeout=0.1)
@@ -292,7 +325,7 @@ def test_a_server_that_accepts_but_never_answers_is_unavailable(repository) -> N
         store.close()
 
 
-def test_garbage_instead_of_http_is_unavailable(repository) -> None:
+def test_garbage_instead_of_http_is_unavailable(repository: str) -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         host = f"127.0.0.1:{server.getsockname()[1]}"
 
@@ -315,7 +348,9 @@ def test_garbage_instead_of_http_is_unavailable(repository) -> None:
 # --- uploads
 
 
-def test_a_broken_upload_is_unavailable_and_stores_nothing(proxy, store, repository) -> None:
+def test_a_broken_upload_is_unavailable_and_stores_nothing(
+    proxy: FaultProxy, store: RegistryStore, repository: str
+) -> None:
     content = repository.encode() * 20_000
     blob = describe(content)
     proxy.faults = [Fault(method="PUT", path="/blobs/uploads/", reset_upload_at=HALF)]
@@ -326,7 +361,7 @@ def test_a_broken_upload_is_unavailable_and_stores_nothing(proxy, store, reposit
     assert store.has_blob(blob)
 
 
-def test_an_upload_sends_its_bytes_once_with_a_length(proxy, store, repository) -> None:
+def test_an_upload_sends_its_bytes_once_with_a_length(proxy: FaultProxy, store: RegistryStore, repository: str) -> None:
     content = repository.encode() * 1000
     store.put_blob(describe(content), BytesStream(content))
     assert proxy.count("PUT") == 1
@@ -335,13 +370,13 @@ def test_an_upload_sends_its_bytes_once_with_a_length(proxy, store, repository) 
     assert "Transfer-Encoding" not in headers
 
 
-def test_a_lost_reply_to_a_manifest_is_repeated(proxy, store, image) -> None:
+def test_a_lost_reply_to_a_manifest_is_repeated(proxy: FaultProxy, store: RegistryStore, image: SmallImage) -> None:
     proxy.faults = [Fault(method="PUT", path="/manifests/", lose_reply=True)]
     store.put_document(image.index, image.index_descriptor.media_type, name="again")
     assert store.resolve("again").digest == image.index_descriptor.digest
 
 
-def test_a_manifest_whose_blobs_are_missing_is_refused_with_the_registrys_reason(store) -> None:
+def test_a_manifest_whose_blobs_are_missing_is_refused_with_the_registrys_reason(store: RegistryStore) -> None:
     image = small_image("never uploaded")
     with pytest.raises(BundleError, match="BLOB_UNKNOWN") as caught:
         store.put_document(image.manifest, image.manifest_descriptor.media_type, name="1.0")
@@ -351,7 +386,9 @@ def test_a_manifest_whose_blobs_are_missing_is_refused_with_the_registrys_reason
 # --- redirects and secrets
 
 
-def test_redirects_are_followed_and_credentials_stay_at_home(plain_registry, basic_registry, repository, image) -> None:
+def test_redirects_are_followed_and_credentials_stay_at_home(
+    plain_registry: RealRegistry, basic_registry: RealRegistry, repository: str, image: SmallImage
+) -> None:
     home = connect(basic_registry.host, repository, username=basic_registry.username, password=basic_registry.password)
     home.put_blob(BLOB, BytesStream(CONTENT))
     home.close()
@@ -368,7 +405,9 @@ def test_redirects_are_followed_and_credentials_stay_at_home(plain_registry, bas
         assert second.seen[-1].headers["Range"] == f"bytes={HALF}-"
 
 
-def test_an_upload_location_on_another_host_gets_no_credentials(plain_registry, basic_registry, repository) -> None:
+def test_an_upload_location_on_another_host_gets_no_credentials(
+    plain_registry: RealRegistry, basic_registry: RealRegistry, repository: str
+) -> None:
     content = repository.encode() * 50
     with FaultProxy(basic_registry.host) as first, FaultProxy(plain_registry.host) as second:
         options = basic_registry.options(insecure_hosts=frozenset({first.host, second.host}))
@@ -385,7 +424,9 @@ def test_an_upload_location_on_another_host_gets_no_credentials(plain_registry, 
         assert "_state=x&digest=sha256" in put.path
 
 
-def test_plain_http_to_a_host_not_named_insecure_is_refused(plain_registry, proxy, repository, image) -> None:
+def test_plain_http_to_a_host_not_named_insecure_is_refused(
+    plain_registry: RealRegistry, proxy: FaultProxy, repository: str, image: SmallImage
+) -> None:
     store = connect(proxy.host, repository)
     target = f"http://{plain_registry.host}/v2/{repository}/blobs/{BLOB.digest}"
     proxy.faults = [Fault(path="/blobs/", status=307, headers={"Location": target})]
@@ -394,8 +435,10 @@ def test_plain_http_to_a_host_not_named_insecure_is_refused(plain_registry, prox
     store.close()
 
 
-def test_https_is_never_left_for_http(tls_registry, plain_registry, repository, image) -> None:
-    keys = (tls_registry.certificate, tls_registry.root / "server.key")
+def test_https_is_never_left_for_http(
+    tls_registry: RealRegistry, plain_registry: RealRegistry, repository: str, image: SmallImage
+) -> None:
+    keys = (tls_registry.certificate, tls_registry.certificate.with_name("server.key"))
     with FaultProxy(plain_registry.host, tls=keys) as proxy:
         options = tls_registry.options(insecure_hosts=frozenset({plain_registry.host}))
         store = RegistryStore(Reference.parse(f"{proxy.host}/{repository}"), options=options)
@@ -408,14 +451,14 @@ def test_https_is_never_left_for_http(tls_registry, plain_registry, repository, 
 
 
 @pytest.mark.parametrize("target", ["file:///etc/passwd", "http://user:pw@{host}/x", "https:///x", "gopher://{host}/x"])
-def test_bad_redirects_are_refused(proxy, store, image, target) -> None:
+def test_bad_redirects_are_refused(proxy: FaultProxy, store: RegistryStore, image: SmallImage, target: str) -> None:
     proxy.faults = [Fault(path="/blobs/", status=302, headers={"Location": target.format(host=proxy.host)}, times=9)]
     with pytest.raises(UnavailableError) as caught:
         store.open_blob(BLOB)
     assert "pw" not in caught.value.message
 
 
-def test_redirects_in_a_circle_end(proxy, store, repository, image) -> None:
+def test_redirects_in_a_circle_end(proxy: FaultProxy, store: RegistryStore, repository: str, image: SmallImage) -> None:
     proxy.faults = [Fault(path="/blobs/", status=302, headers={"Location": f"/v2/{repository}/blobs/x"}, times=99)]
     with pytest.raises(UnavailableError, match="redirects more than"):
         store.open_blob(BLOB)
@@ -425,7 +468,7 @@ def test_redirects_in_a_circle_end(proxy, store, repository, image) -> None:
 # --- who may speak to whom
 
 
-def test_loopback_is_not_insecure_by_itself(plain_registry, repository) -> None:
+def test_loopback_is_not_insecure_by_itself(plain_registry: RealRegistry, repository: str) -> None:
     store = RegistryStore(Reference.parse(f"{plain_registry.host}/{repository}"), options=RegistryOptions(retry=QUICK))
     with pytest.raises(UnavailableError, match="does not speak https") as caught:
         store.resolve("1.0")
@@ -433,7 +476,7 @@ def test_loopback_is_not_insecure_by_itself(plain_registry, repository) -> None:
     store.close()
 
 
-def test_an_unknown_certificate_is_refused_at_once(tls_registry, repository) -> None:
+def test_an_unknown_certificate_is_refused_at_once(tls_registry: RealRegistry, repository: str) -> None:
     for options in (RegistryOptions(), RegistryOptions(insecure_hosts=frozenset({"127.0.0.1", "localhost:1"}))):
         store = RegistryStore(Reference.parse(f"{tls_registry.host}/{repository}"), options=options)
         begin = time.monotonic()
@@ -444,14 +487,16 @@ def test_an_unknown_certificate_is_refused_at_once(tls_registry, repository) -> 
         store.close()
 
 
-def test_http_on_a_tls_port_gives_the_right_hint(tls_registry, repository) -> None:
+def test_http_on_a_tls_port_gives_the_right_hint(tls_registry: RealRegistry, repository: str) -> None:
     store = connect(tls_registry.host, repository)
     with pytest.raises(UnavailableError, match="speaks https"):
         store.read_document(small_image().index_descriptor)
     store.close()
 
 
-def test_a_certificate_of_another_name_is_refused(plain_registry, repository, tmp_path: Path) -> None:
+def test_a_certificate_of_another_name_is_refused(
+    plain_registry: RealRegistry, repository: str, tmp_path: Path
+) -> None:
     certificate, key = tmp_path / "other.crt", tmp_path / "other.key"
     make_certificate(certificate, key, names="DNS:other.example")
     with FaultProxy(plain_registry.host, tls=(certificate, key)) as proxy:
@@ -462,7 +507,9 @@ def test_a_certificate_of_another_name_is_refused(plain_registry, repository, tm
         store.close()
 
 
-def test_missing_and_wrong_credentials_are_access_denied(basic_registry, repository, tmp_path: Path) -> None:
+def test_missing_and_wrong_credentials_are_access_denied(
+    basic_registry: RealRegistry, repository: str, tmp_path: Path
+) -> None:
     anonymous = {"username": "", "password": "", "docker_config": tmp_path}
     for changes, words in (
         (anonymous, "none are known"),
@@ -478,14 +525,16 @@ def test_missing_and_wrong_credentials_are_access_denied(basic_registry, reposit
         store.close()
 
 
-def test_a_bearer_challenge_is_explained(proxy, store) -> None:
+def test_a_bearer_challenge_is_explained(proxy: FaultProxy, store: RegistryStore) -> None:
     challenge = 'Bearer realm="https://auth.example/token",service="x, basic y",scope="pull"'
     proxy.faults = [Fault(method="HEAD", status=401, headers={"WWW-Authenticate": challenge})]
     with pytest.raises(AccessDeniedError, match="token authentication"):
         store.resolve("1.0")
 
 
-def test_netrc_and_environment_do_not_interfere(basic_registry, repository, tmp_path: Path, monkeypatch) -> None:
+def test_netrc_and_environment_do_not_interfere(
+    basic_registry: RealRegistry, repository: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     netrc = tmp_path / "netrc"
     netrc.write_text("machine 127.0.0.1 login wrong password wrong\n")
     netrc.chmod(0o600)
@@ -499,7 +548,7 @@ def test_netrc_and_environment_do_not_interfere(basic_registry, repository, tmp_
     store.close()
 
 
-def test_connections_are_reused(proxy, store, image) -> None:
+def test_connections_are_reused(proxy: FaultProxy, store: RegistryStore, image: SmallImage) -> None:
     before = proxy.connections
     for _ in range(5):
         store.read_document(store.resolve("1.0"))
@@ -508,6 +557,6 @@ def test_connections_are_reused(proxy, store, image) -> None:
     assert proxy.connections - before == 1
 
 
-def test_a_wrong_size_in_a_manifest_is_caught_before_the_first_byte(store, image) -> None:
+def test_a_wrong_size_in_a_manifest_is_caught_before_the_first_byte(store: RegistryStore, image: SmallImage) -> None:
     with pytest.raises(IntegrityError, match="announces"):
         store.open_blob(dataclasses.replace(BLOB, size=BLOB.size + 5))

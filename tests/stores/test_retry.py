@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -46,8 +49,8 @@ def test_no_wait_is_longer_than_its_cap(failures: int, retry_after: float | None
         assert wait >= min(retry_after, policy.longest_retry_after)
 
 
-def failing(count: int, **fields: object):
-    calls = []
+def failing(count: int, **fields: Any) -> tuple[Callable[[], int], list[int]]:
+    calls: list[int] = []
 
     def attempt() -> int:
         calls.append(1)
@@ -62,7 +65,8 @@ def test_attempts_end_with_success_or_with_the_policy() -> None:
     policy = RetryPolicy(attempts=4, connect_attempts=2, first_delay=0.001)
     attempt, calls = failing(3)
     assert call_with_retries(attempt, policy, Cancel()) == 4
-    for fields, most in (({}, 4), ({"connecting": True}, 2), ({"final": True}, 1)):
+    cases: list[tuple[dict[str, bool], int]] = [({}, 4), ({"connecting": True}, 2), ({"final": True}, 1)]
+    for fields, most in cases:
         attempt, calls = failing(99, **fields)
         with pytest.raises(UnavailableError):
             call_with_retries(attempt, policy, Cancel())
@@ -87,8 +91,6 @@ def test_nothing_is_tried_after_a_cancel() -> None:
 
 @given(st.binary(max_size=200), st.integers(1, 50), st.sampled_from(["sha256", "sha512"]))
 def test_right_bytes_pass_in_pieces_of_any_size(content: bytes, piece: int, algorithm: str) -> None:
-    import hashlib
-
     digest = Digest(algorithm, hashlib.new(algorithm, content).hexdigest())
     reader = VerifyingReader(io.BytesIO(content), digest, len(content))
     assert b"".join(iter(lambda: reader.read(piece), b"")) == content

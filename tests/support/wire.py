@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import http.server
 import re
@@ -111,6 +112,10 @@ class _Handler(http.server.BaseHTTPRequestHandler):
     def setup(self) -> None:
         super().setup()
         self.proxy.connections += 1
+
+    def handle(self) -> None:
+        with contextlib.suppress(OSError):  # the client dropped the connection between two requests
+            super().handle()
 
     def log_message(self, *_: object) -> None:
         pass

@@ -2,7 +2,7 @@
 
 import sys
 
-_NEEDS_EXTRA = ("docker", "elftools", "packaging", "tomli_w", "uv")
+_NEEDS_EXTRA = ("docker", "packaging", "tomli_w", "uv")
 
 
 def run() -> None:

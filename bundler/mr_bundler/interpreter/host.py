@@ -74,7 +74,7 @@ def relocate_host(
         tree |= {path: neutralised(content, traces) for path, content in edited.items()}
         tree |= _licences(libraries, report)
         result = normalise({path: File(content=content) for path, content in tree.items()})
-        refuse_traces(result, (*traces, *telling_paths([str(Path.home())])))
+        refuse_traces(result, (*traces, *_home()))
         phase.detail = {"files": len(result), "libraries": sorted(libraries)}
         return RelocatedHost(
             tree=result,
@@ -105,6 +105,11 @@ def _traces(host: HostPython, tree: dict[str, bytes]) -> tuple[str, ...]:
         if is_build_variables(path):
             paths += builder_paths(read_build_variables(content.decode("utf-8", "replace")) or {})
     return telling_paths(paths)
+
+
+def _home() -> tuple[str, ...]:
+    home = Path(os.path.expanduser("~"))  # noqa: PTH111 - `Path.home` raises for a user without one
+    return (f"{home}/",) if home.is_absolute() and home != Path("/") else ()
 
 
 def _edit(tree: dict[str, bytes], binaries: dict[str, Elf], grafted: set[str], patchelf: Path) -> dict[str, bytes]:

@@ -27,8 +27,10 @@ from mr_core.platform import Platform, Target
 
 _SECONDS = 60
 _SELF_CHECK = """
-import asyncio, bz2, ctypes, hashlib, json, lzma, multiprocessing, site, sqlite3, ssl, sys, sysconfig, uuid, zlib
-print(json.dumps([sys.prefix, sys.exec_prefix, sysconfig.get_path("purelib"), site.ENABLE_USER_SITE]))
+import asyncio, bz2, ctypes, hashlib, json, lzma, multiprocessing, platform, site, sqlite3
+import ssl, sys, sysconfig, uuid, zlib
+purelib = sysconfig.get_path("purelib")
+print(json.dumps([platform.python_version(), sys.prefix, sys.exec_prefix, purelib, site.ENABLE_USER_SITE]))
 """
 
 
@@ -146,7 +148,7 @@ def _from_host(host: HostPython, work: _Work) -> tuple[CachedTree, bool]:
         raise HostError(f"Cannot read `{error.filename}`: {error.strerror}") from error
     work.write(relocated.tree)
     try:
-        _require_running(work.destination)
+        _require_running(work.destination, host.version)
         entry = save_entry(
             work.cache, key, relocated.tree, version=host.version, source="host", glibc=relocated.glibc, inputs=inputs
         )
@@ -180,11 +182,11 @@ def _require_host(target: Target) -> None:
         )
 
 
-def _require_running(prefix: Path) -> None:
+def _require_running(prefix: Path, version: str) -> None:
     """Run the relocated interpreter once where it lies; raise `BuildError` when it finds anything but itself."""
     command = [str(prefix / EXECUTABLE), "-P", "-B", "-c", _SELF_CHECK]
     root = str(prefix)
-    expected = [root, root, f"{root}/{STDLIB}/site-packages", False]
+    expected = [version, root, root, f"{root}/{STDLIB}/site-packages", False]
     try:
         ran = subprocess.run(
             command,

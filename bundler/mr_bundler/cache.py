@@ -1,0 +1,128 @@
+"""What earlier builds made, found again by what it was made from; a damaged entry is as good as none.
+
+Below the cache directory: ``layers/<key>`` and ``builds/<key>`` are records (the sha256 of the rest, a newline, JSON),
+``blobs/sha256/<hex>`` are compressed layers. Nothing is synced: after a power loss the digests tell what is left.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mr_core.decode import dump_json, parse_json
+from mr_core.digest import Digest
+from mr_core.durable import host_errors, make_directories
+from mr_core.errors import BundleError
+from mr_core.file_manifest import FileEntry
+
+_FORMAT = 1
+_MOST_RECORD_BYTES = 256 << 20
+
+
+def default_cache(environ: Mapping[str, str] = os.environ) -> Path:
+    """Return ``$MR_CACHE``, else ``mr-bundle`` below ``$XDG_CACHE_HOME`` or ``~/.cache``."""
+    if named := environ.get("MR_CACHE"):
+        return Path(named)
+    base = environ.get("XDG_CACHE_HOME", "")
+    return (Path(base) if base.startswith("/") else Path.home() / ".cache") / "mr-bundle"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CachedLayer:
+    """A packed layer.
+
+    Attributes:
+        digest: Of the compressed blob.
+        size: Of the compressed blob, in bytes.
+        diff_id: Digest of the tar.
+        bytes: Of the tar.
+        bytecode: Files in it that were compiled, sorted by path.
+    """
+
+    digest: Digest
+    size: int
+    diff_id: Digest
+    bytes: int
+    bytecode: tuple[FileEntry, ...]
+
+
+class BuildCache:
+    """The cache in one directory; several builds may use it at once, for every file appears by one rename."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+
+    def blob_path(self, digest: Digest) -> Path:
+        """Return where the blob lies or would lie."""
+        return self._directory / "blobs" / digest.algorithm / digest.hex
+
+    def load_layer(self, key: str) -> CachedLayer | None:
+        """Return the layer made from ``key`` after reading its blob whole, or None."""
+        record = self.load_record("layers", key)
+        if record is None:
+            return None
+        try:
+            layer = CachedLayer(
+                digest=Digest.parse(record["digest"]),
+                size=record["size"],
+                diff_id=Digest.parse(record["diff_id"]),
+                bytes=record["bytes"],
+                bytecode=tuple(
+                    FileEntry(path=path, mode=0o644, size=size, sha256=sha256)
+                    for path, size, sha256 in record["bytecode"]
+                ),
+            )
+            with self.blob_path(layer.digest).open("rb") as blob:
+                intact = Digest.of_file(blob) == layer.digest and blob.tell() == layer.size
+        except (OSError, KeyError, TypeError, ValueError, BundleError):
+            return None
+        return layer if intact else None
+
+    def save_layer(self, key: str, layer: CachedLayer, blob: Path) -> None:
+        """Keep a packed layer; ``blob`` lies on the same filesystem and is moved."""
+        target = self.blob_path(layer.digest)
+        make_directories(target.parent)
+        with host_errors("write", target):
+            blob.replace(target)
+        record = {
+            "digest": str(layer.digest),
+            "size": layer.size,
+            "diff_id": str(layer.diff_id),
+            "bytes": layer.bytes,
+            "bytecode": [[entry.path, entry.size, entry.sha256] for entry in layer.bytecode],
+        }
+        self.save_record("layers", key, record)
+
+    def load_record(self, kind: str, key: str) -> dict[str, Any] | None:
+        """Return a record, or None when it is absent or damaged."""
+        try:
+            raw = (self._directory / kind / key).read_bytes()
+        except OSError:
+            return None
+        digest, _, content = raw.partition(b"\n")
+        if hashlib.sha256(content).hexdigest().encode() != digest:
+            return None
+        with contextlib.suppress(BundleError):
+            value = parse_json(content, "cache record", limit=_MOST_RECORD_BYTES)
+            if isinstance(value, dict) and value.get("format") == _FORMAT:
+                return value
+        return None
+
+    def save_record(self, kind: str, key: str, value: Mapping[str, Any]) -> None:
+        """Keep a record."""
+        content = dump_json({**value, "format": _FORMAT})
+        place = self._directory / kind / key
+        make_directories(place.parent)
+        temporary = place.with_name(f".{key}.{os.getpid()}")
+        with host_errors("write", place):
+            try:
+                temporary.write_bytes(hashlib.sha256(content).hexdigest().encode() + b"\n" + content)
+                temporary.replace(place)
+            except BaseException:
+                temporary.unlink(missing_ok=True)
+                raise
