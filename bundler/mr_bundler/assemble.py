@@ -92,9 +92,7 @@ class Assembly:
         sizes = {path: found.size for path, found in self._files.items() if not found.link}
         with Phase(self._report, "audit", total=len(sizes)) as phase:
             texts = [needle.text for needle in needles]
-            examined = examine_files(
-                self._root, sizes, texts, jobs=jobs, cancel=self._cancel, progress=phase.progress
-            )
+            examined = examine_files(self._root, sizes, texts, jobs=jobs, cancel=self._cancel, progress=phase.progress)
             unchanged = self._compare_records(examined)
             for distribution in self._distributions:
                 self._write_record(distribution, examined, texts)

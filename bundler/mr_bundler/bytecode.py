@@ -67,9 +67,9 @@ def bytecode_identity(python: str) -> str:
 def plan_chunks(sources: Iterable[FileEntry]) -> list[tuple[str, ...]]:
     """Share the sources of one owner out; the result depends on nothing else."""
     chunks: list[list[str]] = []
-    held = _CHUNK_BYTES
+    held = 0
     for source in sorted(sources, key=lambda item: item.path.encode()):
-        if held + source.size > _CHUNK_BYTES or len(chunks[-1]) >= _CHUNK_FILES:
+        if not chunks or held + source.size > _CHUNK_BYTES or len(chunks[-1]) >= _CHUNK_FILES:
             chunks.append([])
             held = 0
         chunks[-1].append(source.path)

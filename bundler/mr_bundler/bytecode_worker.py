@@ -4,9 +4,9 @@ The bytes of a ``.pyc`` depend a little on what the process compiled and importe
 the order is turned around), so every job runs in a fork of a process that never saw another job. Only the fork reads
 the job, so its parent stays as it was. For the same reason almost nothing is imported here.
 
-Protocol, on stdin and stdout: frames of a length in ASCII, a newline, and that many bytes of `marshal` (whose version 2
-every Python 3 reads; `json` would import a dozen modules). The first frame out says which Python this is. Then one frame
-in is one job (root, paths, needles), one frame out its result (a row for each path), until stdin ends.
+Protocol, on stdin and stdout: frames of a length in ASCII, a newline, and that many bytes of `marshal` (whose version
+2 every Python 3 reads; `json` would import a dozen modules). The first frame out says which Python this is. Then one
+frame in is one job (root, paths, needles), one frame out its result (a row for each path), until stdin ends.
 """
 
 import gc
@@ -14,10 +14,12 @@ import hashlib
 import marshal
 import os
 import sys
-from _frozen_importlib_external import MAGIC_NUMBER, _code_to_hash_pyc
+from _frozen_importlib_external import MAGIC_NUMBER
 from _imp import source_hash
 
 _MARSHAL = 2
+_HEADER = MAGIC_NUMBER + b"\x01\0\0\0"  # PEP 552: found by its hash, which nobody compares (`unchecked-hash`)
+_HASH_KEY = int.from_bytes(MAGIC_NUMBER, "little")
 _DONE = 0
 _END = 40  # exit status of a fork that found no more jobs
 
@@ -52,7 +54,7 @@ def _compile(root: str, path: str, needles: list[bytes]) -> list[object]:
         source = file.read()
     try:
         code = compile(source, path, "exec", dont_inherit=True, optimize=0)
-        content = bytes(_code_to_hash_pyc(code, source_hash(int.from_bytes(MAGIC_NUMBER, "little"), source), False))
+        content = _HEADER + source_hash(_HASH_KEY, source) + marshal.dumps(code)
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
         return [path, f"{type(error).__name__}: {error}"]
     directory, _, name = path.rpartition("/")

@@ -84,7 +84,7 @@ def _list(directory: str, prefix: str, found: dict[str, Found]) -> None:
         for entry in entries:
             path = f"{prefix}{entry.name}"
             if entry.is_symlink():
-                found[path] = Found(0, executable=False, link=os.readlink(entry.path))
+                found[path] = Found(0, executable=False, link=os.readlink(entry.path))  # noqa: PTH115 - a hot loop
             elif entry.is_dir():
                 _list(entry.path, f"{path}/", found)
             else:

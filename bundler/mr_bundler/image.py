@@ -40,7 +40,7 @@ from mr_core.manifest import (
     make_manifest,
     parse_document,
 )
-from mr_core.memory import MemoryStream
+from mr_core.memory import BytesStream
 from mr_core.store import BlobFile
 
 _IMAGE = "org.opencontainers.image."
@@ -156,12 +156,14 @@ def write_image(
         return lambda _: put(layer)
 
     run_tasks([task(layer) for layer in layers], jobs=jobs, cancel=cancel)
-    with MemoryStream(image.config) as stream:
+    with BytesStream(image.config) as stream:
         store.put_blob(image.manifest.config, stream)
     store.put_document(image.manifest.raw, MEDIA_MANIFEST)
     name = reference_name(config.backend, config.version)
     with store.exclusive():
-        entries = [entry for entry in _present(store, name) if entry.annotations.get(ANNOTATION_TARGET) != str(config.target)]
+        entries = [
+            entry for entry in _present(store, name) if entry.annotations.get(ANNOTATION_TARGET) != str(config.target)
+        ]
         entries.append(image.entry)
         entries.sort(key=lambda entry: entry.annotations.get(ANNOTATION_TARGET, ""))
         annotations = {

@@ -110,10 +110,15 @@ def _member(path: str, kind: bytes, mode: int, *, size: int = 0, link: str = "")
     if len(target) > 100:
         records += _record(b"linkpath", target)
         target = target[:100]
-    header = _header(*split, kind, mode, size, target)
+    header = _header(*split, kind=kind, mode=mode, size=size, link=target)
     if not records:
         return header
-    return _header(b"", _PAX_NAME, b"x", 0o644, len(records), b"") + records + bytes(-len(records) % BLOCK) + header
+    return (
+        _header(b"", _PAX_NAME, kind=b"x", mode=0o644, size=len(records), link=b"")
+        + records
+        + bytes(-len(records) % BLOCK)
+        + header
+    )
 
 
 def _split(name: bytes) -> tuple[bytes, bytes] | None:
@@ -134,7 +139,7 @@ def _record(key: bytes, value: bytes) -> bytes:
     return b"%d %s=%s\n" % (length, key, value)
 
 
-def _header(prefix: bytes, name: bytes, kind: bytes, mode: int, size: int, link: bytes) -> bytes:
+def _header(prefix: bytes, name: bytes, *, kind: bytes, mode: int, size: int, link: bytes) -> bytes:
     block = bytearray(
         _HEADER.pack(
             name, b"%07o" % mode, _NUMBER, _NUMBER, b"%011o" % size, b"%011o" % MTIME, b" " * 8, kind,

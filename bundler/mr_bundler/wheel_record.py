@@ -67,7 +67,9 @@ def _read(place: Path, relative: str) -> InstalledDistribution:
         entry_points = place / "entry_points.txt"
         text = entry_points.read_text(encoding="utf-8") if entry_points.is_file() else ""
     except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise BuildError(f"Cannot read `{relative}`: {error}", hint="the wheel is damaged; lock another version") from error
+        raise BuildError(
+            f"Cannot read `{relative}`: {error}", hint="the wheel is damaged; lock another version"
+        ) from error
     return InstalledDistribution(
         name=canonicalize_name(metadata.get("Name", "")),
         version=metadata.get("Version", ""),

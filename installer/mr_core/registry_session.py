@@ -33,17 +33,19 @@ _SCHEME = re.compile(r"(?:^|,)\s*(basic|bearer)\b", re.IGNORECASE)
 
 
 class UploadBody:
-    """The bytes of an upload as `requests` wants them: a length, and chunks."""
+    """The bytes of an upload as `requests` wants them: a length, and chunks that can be had once."""
 
     def __init__(self, chunks: Iterator[bytes], size: int) -> None:
         self._chunks = chunks
         self._size = size
+        self.started = False
 
     def __len__(self) -> int:
         return self._size
 
     def __iter__(self) -> Iterator[bytes]:
-        return self._chunks
+        self.started = True
+        yield from self._chunks
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +104,7 @@ class RegistrySession:
             what: ``Cannot <what>: …`` in errors.
             accept: Statuses that the caller handles; any other is an error.
             headers: More headers.
-            body: Bytes are sent again by a retry; an `UploadBody` is sent once, because it cannot be read twice.
+            body: Bytes are sent again by a retry; an `UploadBody` only until its first byte was taken.
             read_timeout: For this request, instead of the stall timeout.
 
         Raises:
@@ -111,20 +113,22 @@ class RegistrySession:
             NotFoundError: for 404.
         """
         call = _Call(method, what, dict(headers or {}), body, read_timeout)
-        once = isinstance(body, UploadBody)
+
+        def consumed() -> bool:
+            return isinstance(body, UploadBody) and body.started
 
         def attempt() -> requests.Response:
             try:
                 response = self._follow(url, call)
             except self._errors as error:
-                raise connection_failure(what, self.host, error, once=once) from error
+                raise connection_failure(what, self.host, error, once=consumed()) from error
             if response.status_code in accept:
                 return response
             with response:
                 failure = status_failure(what, self.host, response.status_code, read_small(response))
                 if isinstance(failure, UnavailableError) and response.status_code in RETRY_STATUSES:
                     wait = parse_retry_after(response.headers.get("Retry-After", ""), time.time())
-                    raise TransientFailure(failure, retry_after=wait, final=once)
+                    raise TransientFailure(failure, retry_after=wait, final=consumed())
                 raise failure
 
         return call_with_retries(attempt, self.options.retry, self.cancel)

@@ -141,7 +141,7 @@ records = st.tuples(st.sampled_from(["path", "linkpath", "size", "mtime"]), text
 
 @st.composite
 def layers(draw: st.DrawFn) -> bytes:
-    leaves = draw(st.dictionaries(places, st.binary(max_size=600) | texts, max_size=5))
+    leaves = draw(st.dictionaries(places, st.binary(max_size=600) | names, max_size=5))
     parents = {"/".join(path.split("/")[:count]) for path in leaves for count in range(1, path.count("/") + 1)}
     parts: list[tuple[list[bytes], dict[str, bytes], bytes]] = []
     for path in sorted(parents | leaves.keys()):
@@ -163,7 +163,7 @@ def layers(draw: st.DrawFn) -> bytes:
             head |= {"kind": b"0", "size": tars.octal(len(content or b""), 12)}
         body = content if isinstance(content, bytes) and path not in parents else b""
         parts.append((extended, head, body))
-    for _ in range(draw(st.integers(0, 2)) if parts else 0):
+    for _ in range(draw(st.sampled_from([0, 0, 1, 1, 1, 2])) if parts else 0):
         extended, head, _body = draw(st.sampled_from(parts))
         if draw(st.integers(0, 3)):
             head.update([draw(fields)])
@@ -172,7 +172,7 @@ def layers(draw: st.DrawFn) -> bytes:
     return tars.archive(
         *(
             (tars.pax(b"".join(extended)) if extended else b"")
-            + tars.header(head.pop("name"), kind=head.pop("kind"), **head)  # type: ignore[arg-type]  # a raw size, too
+            + tars.header(head.pop("name"), kind=head.pop("kind"), **head)
             + tars.padded(body)
             for extended, head, body in parts
         )
@@ -197,7 +197,7 @@ def test_what_is_accepted_is_what_tarfile_sees() -> None:
                 assert tars.tree(place / "stage") == tars.tree(Path(other, "backend"))
 
     compare()
-    assert min(accepted, refused) > 50, (accepted, refused)
+    assert min(accepted, refused) > 40, (accepted, refused)
 
 
 @settings(quick, max_examples=200)

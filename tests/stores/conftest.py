@@ -9,11 +9,14 @@ from pathlib import Path
 import pytest
 
 from mr_core.layout import LayoutStore
-from mr_core.memory import MemoryStore
+from mr_core.memory import BytesStream, MemoryStore
 from mr_core.reference import Reference
 from mr_core.registry import RegistryStore
 from mr_core.store import Store
 from support.registry import Mode, RealRegistry
+from support.remote_blob import BLOB, CONTENT, connect
+from support.small_image import SmallImage, small_image
+from support.wire import FaultProxy
 
 
 def _session_registry(mode: Mode) -> Iterator[RealRegistry]:
@@ -58,3 +61,27 @@ def store(request: pytest.FixtureRequest, tmp_path: Path, repository: str) -> It
             made = RegistryStore(reference, options=registry.options())
     yield made
     made.close()
+
+
+@pytest.fixture
+def image(plain_registry: RealRegistry, repository: str) -> SmallImage:
+    """An image and the blob `CONTENT`, in the plain registry."""
+    image = small_image()
+    direct = connect(plain_registry.host, repository)
+    image.write(direct, "1.0")
+    direct.put_blob(BLOB, BytesStream(CONTENT))
+    direct.close()
+    return image
+
+
+@pytest.fixture
+def proxy(plain_registry: RealRegistry) -> Iterator[FaultProxy]:
+    with FaultProxy(plain_registry.host) as proxy:
+        yield proxy
+
+
+@pytest.fixture
+def remote(proxy: FaultProxy, repository: str) -> Iterator[RegistryStore]:
+    remote = connect(proxy.host, repository)
+    yield remote
+    remote.close()

@@ -6,9 +6,7 @@ import json
 import os
 import re
 import subprocess
-import sys
 import tempfile
-import textwrap
 import threading
 import time
 from collections.abc import Iterator
@@ -29,7 +27,7 @@ from mr_core.errors import (
 from mr_core.events import BlobFinished, Cancel, Event, Outcome, PhaseFinished, PhaseProgress, Reporter, discard
 from mr_core.layout import LayoutStore
 from mr_core.manifest import MEDIA_INDEX, MEDIA_MANIFEST, REF_NAME, Descriptor, make_index
-from mr_core.memory import BytesStream, MemoryStore
+from mr_core.memory import MemoryStore
 from mr_core.reference import Reference
 from mr_core.registry import RegistryStore
 from mr_core.store import BlobStream, Store
@@ -360,64 +358,3 @@ def test_podman_pulls_what_we_push(
         shown = subprocess.run(show, env=environment, capture_output=True, text=True, check=True)
     assert shown.stdout.split()[0] == "push"
     assert shown.stdout.split()[1] in {str(IMAGE.index_descriptor.digest), str(IMAGE.manifest_descriptor.digest)}
-
-
-# --- size
-
-
-def test_a_large_blob_is_pushed_in_constant_memory(plain_registry: RealRegistry, repository: str) -> None:
-    size = 300 << 20
-    with (
-        tempfile.TemporaryDirectory(prefix="large-") as scratch,
-        RealRegistry(root=Path(scratch) / "registry") as registry,
-    ):
-        layout = LayoutStore(Path(scratch) / "layout", create=True)
-        config = small_image().blobs[0]
-        digest = _sparse_blob(layout, size)
-        manifest = _manifest(config[0], Descriptor(media_type="application/x", digest=digest, size=size))
-        layout.put_blob(config[0], BytesStream(config[1]))
-        layout.put_document(manifest, MEDIA_MANIFEST, name="large")
-        code = """
-            import json, resource, sys, time
-            from pathlib import Path
-            from mr_bundler.push import push
-            from mr_core.layout import LayoutStore
-            from mr_core.reference import Reference
-            from mr_core.registry import RegistryStore
-            from mr_core.registry_options import RegistryOptions
-
-            host, path = sys.argv[1:]
-            store = RegistryStore(
-                Reference.parse(f"{host}/large"), options=RegistryOptions(insecure_hosts=frozenset({host}))
-            )
-            begin = time.monotonic()
-            result = push(LayoutStore(Path(path)), "large", store, "v1")
-            seconds = time.monotonic() - begin
-            peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-            print(json.dumps({"bytes": result.bytes_pushed, "seconds": seconds, "peak": peak}))
-        """
-        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
-        command = [sys.executable, "-c", textwrap.dedent(code), registry.host, str(layout.path)]
-        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-        assert done.returncode == 0, done.stderr
-        figures = json.loads(done.stdout)
-        assert figures["bytes"] >= size
-        peak_bytes = figures["peak"] * (1 if sys.platform == "darwin" else 1024)
-        print(f"{size / figures['seconds'] / 1e6:.0f} MB/s, peak {peak_bytes / 1e6:.0f} MB")
-        assert peak_bytes < 120 << 20
-
-
-def _sparse_blob(layout: LayoutStore, size: int) -> Digest:
-    """Put a blob of zeros into a layout without writing them."""
-    place = layout.path / "blobs/sha256/new"
-    with place.open("wb") as file:
-        file.truncate(size)
-    with place.open("rb") as file:
-        digest = Digest.of_file(file)
-    place.rename(place.with_name(digest.hex))
-    return digest
-
-
-def _manifest(config: Descriptor, layer: Descriptor) -> bytes:
-    value = {"schemaVersion": 2, "mediaType": MEDIA_MANIFEST, "config": config.to_json(), "layers": [layer.to_json()]}
-    return json.dumps(value).encode()

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import shutil
+import sys
+from pathlib import Path
 from typing import NoReturn
 
 import pytest
@@ -18,7 +20,8 @@ def missing(what: str) -> NoReturn:
 
 def need(program: str) -> str:
     """Return the path of ``program``, or skip."""
-    found = shutil.which(program)
+    beside = str(Path(sys.executable).parent)  # programs that come from the package index live in the environment
+    found = shutil.which(program) or shutil.which(program, path=beside)
     if found is None:
         missing(f"the program `{program}`")
     return found

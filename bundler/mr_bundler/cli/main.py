@@ -7,12 +7,13 @@ from typing import Any
 
 import click
 
-from mr_bundler.build import BuildOptions, build_bundle
+from mr_bundler.build import build_bundle
 from mr_bundler.cli.text import show_build, show_changes, show_entries, show_push
 from mr_bundler.lock import check_locks, current_lock, export_requirements
 from mr_bundler.lock_resolve import LockChange, lock_recipe
 from mr_bundler.push import push as push_bundle
 from mr_bundler.recipe import Recipe, load_recipe
+from mr_bundler.result import BuildOptions
 from mr_core import __version__
 from mr_core.cli.options import completion_command, output_options, registry_options
 from mr_core.cli.session import Session
@@ -149,6 +150,11 @@ def export_lock(session: Session, recipe: Path, *, target: str) -> None:
     type=click.Path(path_type=Path),
     help="Host CPython 3.12 prefix to use instead of python-build-standalone.",
 )
+@click.option(
+    "--python-archive",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="The pinned python-build-standalone archive as a local file.",
+)
 @click.option("-j", "--jobs", type=click.IntRange(1, 64), help="Parallel steps.  [default: number of cores]")
 @output_options
 def build(
@@ -160,6 +166,7 @@ def build(
     no_cache: bool,
     cache: Path | None,
     python_from: Path | None,
+    python_archive: Path | None,
     jobs: int | None,
 ) -> None:
     """Build RECIPE for this host's target, or for each --target, into an OCI layout.
@@ -174,7 +181,14 @@ def build(
     loaded = load_recipe(recipe)
     results = []
     for target in _targets(targets) or [_host_target(loaded)]:
-        options = BuildOptions(layout=layout, cache=cache, use_cache=not no_cache, python_from=python_from, jobs=jobs)
+        options = BuildOptions(
+            layout=layout,
+            cache=cache,
+            use_cache=not no_cache,
+            python_from=python_from,
+            python_archive=python_archive,
+            jobs=jobs,
+        )
         results.append(
             build_bundle(
                 loaded,

@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from mr_bundler.build import BuildResult
 from mr_bundler.listing import ListedBundle
 from mr_bundler.push import PushResult
+from mr_bundler.result import BuildResult
 from mr_core.cli.units import show_bytes, show_seconds
 
 _SLOWEST = 5
