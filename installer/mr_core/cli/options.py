@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -47,7 +48,7 @@ def registry_options(command: Callable[..., Any]) -> Callable[..., Any]:
     def wrapped(*args: Any, insecure: tuple[str, ...], ca: Path | None, **kwargs: Any) -> Any:
         from mr_core.registry_options import RegistryOptions  # noqa: PLC0415 - `--help` needs none of it
 
-        registry = RegistryOptions(insecure_hosts=frozenset(insecure), ca_bundle=ca)
+        registry = RegistryOptions(insecure_hosts=frozenset(insecure), ca_bundle=ca).with_environment(os.environ)
         return command(*args, registry=registry, **kwargs)
 
     return wrapped
