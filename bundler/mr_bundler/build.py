@@ -6,7 +6,7 @@ import contextlib
 import os
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from mr_bundler.assemble import Assembled, Assembly
@@ -142,6 +142,7 @@ class _Build:
             )
             with self._step("image"):
                 result = self._write(packed.config, packed.layers)
+            result = replace(result, steps=tuple(self.steps))
             if self.options.use_cache:
                 pinned = interpreter.source != "host"
                 remember(kept, key, result, interpreter=interpreter.identity, pinned=pinned)
@@ -247,7 +248,6 @@ class _Build:
             file_count=config.contents.count,
             layers=tuple(_built(layer) for layer in layers),
             compressed_bytes=sum(layer.blob.size for layer in layers),
-            steps=tuple(self.steps),
         )
 
     @contextlib.contextmanager

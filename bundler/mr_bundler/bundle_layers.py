@@ -14,7 +14,7 @@ from pathlib import Path
 from mr_bundler.assemble import Assembled
 from mr_bundler.bytecode import Compiled, bytecode_identity, compile_sources, is_source
 from mr_bundler.cache import BuildCache, CachedLayer
-from mr_bundler.environment import write_file
+from mr_bundler.environment import remove_files, write_file
 from mr_bundler.image import PackedLayer
 from mr_bundler.layers import LayerPlan, plan_layers
 from mr_bundler.leaks import Needle, judge_leaks, refuse_leaks
@@ -83,7 +83,7 @@ def bundle_layers(
     report: Reporter,
     cancel: Cancel,
 ) -> BundleLayers:
-    """Return every layer packed, as a blob in the cache.
+    """Return every layer packed, as a blob in the cache; the files of the tree that went into one are removed.
 
     Args:
         root: The tree.
@@ -251,6 +251,8 @@ def _pack(
                     progress=progress,
                 )
                 cache.save_layer(layer.key, layer.known, blob)
+                # Not needed any more: here it costs less than at the end, when nothing else is left to do.
+                remove_files(root, [entry.path for entry in (*layer.plan.entries, *layer.bytecode)])
 
             return run
 

@@ -26,8 +26,8 @@ from mr_core.file_manifest import FileEntry
 
 MAGIC = 3531
 """Magic number of CPython 3.12's bytecode (``Lib/importlib/_bootstrap_external.py``)."""
-_CHUNK_BYTES = 512 << 10
-_CHUNK_FILES = 100
+_CHUNK_BYTES = 2 << 20
+_CHUNK_FILES = 400
 _WORKER = Path(__file__).with_name("bytecode_worker.py")
 _ROOTS = (SITE_PACKAGES.rpartition("/")[0] + "/", ".mr/shim/")
 _MARSHAL = 2

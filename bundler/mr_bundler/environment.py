@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -92,11 +92,11 @@ def _list(directory: str, prefix: str, found: dict[str, Found]) -> None:
                 found[path] = Found(status.st_size, bool(status.st_mode & 0o100))
 
 
-def remove_files(root: Path, paths: Iterator[str] | list[str]) -> None:
+def remove_files(root: Path, paths: Iterable[str]) -> None:
     """Remove files of the tree; directories may stay, for only files and links make it into a layer."""
-    for path in paths:
-        with host_errors("remove", path):
-            os.unlink(root / path)  # noqa: PTH108 - thousands of them
+    with host_errors("remove files in", root):
+        for path in paths:
+            os.unlink(os.path.join(root, path))  # noqa: PTH108, PTH118 - thousands of them
 
 
 def write_file(root: Path, path: str, content: bytes, *, executable: bool = False) -> None:
