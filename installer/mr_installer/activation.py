@@ -10,7 +10,7 @@ from pathlib import Path
 from mr_core.durable import host_errors, make_directories, point_link, remove_tree, sync_directory, write_durably
 from mr_core.errors import HostError
 from mr_core.events import Cancel
-from mr_core.flock import FileLock, wait_lock
+from mr_core.flock import FileLock, try_lock, wait_lock
 from mr_installer.receipt import Journal, append_history, read_journal
 from mr_installer.releases import read_release
 from mr_installer.root import PYTHON, BackendDirectory
@@ -32,6 +32,15 @@ def exclusive(
     with wait_lock(directory.lock, what=f"`{directory.name}`", timeout=timeout, cancel=cancel) as lock:
         recover(directory)
         yield lock
+
+
+def finish_leftovers(directory: BackendDirectory) -> None:
+    """Finish what a crash cut after COMMIT, unless somebody is at work there right now."""
+    if directory.journal.exists():
+        lock = try_lock(directory.lock)
+        if lock is not None:
+            with lock:
+                recover(directory)
 
 
 def refuse_odd_places(directory: BackendDirectory) -> None:

@@ -19,7 +19,7 @@ from mr_core.errors import BundleError, InternalError
 from mr_core.events import Cancel, Phase, Reporter
 from mr_core.file_manifest import LEASE_PATH, RECEIPT_PATH
 from mr_core.store import Source
-from mr_installer.activation import close_journal, commit, discard, exclusive, settle
+from mr_installer.activation import close_journal, commit, discard, exclusive, finish_leftovers, settle
 from mr_installer.blobs import BlobStore
 from mr_installer.plan import Action, InstallPlan, preflight
 from mr_installer.probing import probe_release
@@ -70,7 +70,9 @@ def apply_plan(
         BundleError: any other typed failure; the active release is unchanged.
     """
     directory = root.backend(plan.backend)
-    if plan.action is not Action.NOTHING:
+    if plan.action is Action.NOTHING:
+        finish_leftovers(directory)
+    else:
         preflight(plan, directory)
         with exclusive(directory, cancel=cancel):
             _Transaction(plan, root, directory, report=report, cancel=cancel, checkpoint=checkpoint).run(
