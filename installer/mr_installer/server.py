@@ -124,6 +124,10 @@ def start_server(
         ProbeError: the server ended, or did not become healthy in time; ``tail`` and ``log`` are in the fields.
         CancelledError: when asked to stop.
     """
+    if not model.exists():
+        raise NotFoundError(
+            f"Cannot find model `{model}`: no such file or directory", hint="check the path given as `--model`"
+        )
     report = SafeReporter(report)
     cancel = cancel or Cancel()
     limit = float(spec.start_timeout) if timeout is None else timeout

@@ -123,6 +123,9 @@ def run_command(command: click.Command, name: str) -> None:
         code = command.main(prog_name=name, standalone_mode=False, obj=out) or 0
     except click.exceptions.Exit as done:
         code = done.exit_code
+    except click.exceptions.NoArgsIsHelpError as error:
+        click.echo(error.format_message(), err=True)
+        code = error.exit_code
     except click.ClickException as error:
         code = _fail(_usage(error), lines)
     except BundleError as error:
