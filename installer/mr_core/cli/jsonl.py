@@ -14,8 +14,11 @@ from enum import Enum
 from pathlib import Path
 from typing import IO, Any
 
+from mr_core.digest import Digest
 from mr_core.errors import BundleError
 from mr_core.events import Event
+from mr_core.platform import Platform, Target
+from mr_core.reference import Reference
 
 VERSION = 1
 _WORD = re.compile(r"(?<!^)(?=[A-Z])")
@@ -60,6 +63,8 @@ class JsonLines:
 
 def plain(value: Any) -> Any:
     """Return ``value`` as JSON types: dataclasses become objects, enums their values, paths and digests their text."""
+    if isinstance(value, Digest | Platform | Reference | Target):
+        return str(value)
     if hasattr(value, "to_json"):
         return plain(value.to_json())
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
