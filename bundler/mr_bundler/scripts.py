@@ -6,9 +6,9 @@ quotes is the module's docstring. So ``multiprocessing`` can import it again, as
 
 from __future__ import annotations
 
-import ast
 import configparser
 import re
+import warnings
 from dataclasses import dataclass
 
 from mr_bundler.wheel_record import InstalledDistribution
@@ -112,8 +112,9 @@ def _without_shebang(content: bytes) -> bytes | None:
 
 
 def _parses(source: bytes) -> bool:
-    try:
-        ast.parse(source)
-    except (SyntaxError, ValueError):
-        return False
+    with warnings.catch_warnings(action="ignore"):
+        try:
+            compile(source, "script", "exec", dont_inherit=True)  # `ast.parse` lets misplaced imports pass
+        except (SyntaxError, ValueError):
+            return False
     return True

@@ -106,27 +106,6 @@ def test_through_a_registry_with_skopeo_between(built: Built, model: Path, tmp_p
         assert "installed already" in tool("mr-install", "mlx-lm", "--from", copy, "--root", root).stdout
 
 
-def test_podman_pulls_it(built: Built, tmp_path: Path) -> None:
-    podman = need("podman")
-    storage = ["--root", str(tmp_path / "r"), "--runroot", str(tmp_path / "rr"), "--tmpdir", str(tmp_path / "t")]
-    options = ["--storage-driver", "vfs", "--cgroup-manager", "cgroupfs", "--events-backend", "file"]
-    with RealRegistry(root=tmp_path / "registry") as registry:
-        reference = f"{registry.host}/bundles/mlx-lm:1"
-        tool("mr-bundle", "push", built.source, f"docker://{reference}", "--insecure-registry", registry.host, "-q")
-        pull = [podman, *storage, *options, "pull", "-q", "--tls-verify=false", reference]
-        subprocess.run(pull, check=True, capture_output=True, timeout=300)
-        inspect = [podman, *storage, *options, "image", "inspect", reference]
-        image = json.loads(subprocess.run(inspect, check=True, capture_output=True, timeout=60).stdout)[0]
-        assert image["Config"]["Entrypoint"] == ["/backend/bin/mr-serve"]
-        assert json.loads(image["Labels"]["io.mr-backends.bundle"])["backend"] == "mlx-lm"
-        mounted = subprocess.run(
-            [podman, *storage, *options, "image", "mount", reference], check=False, capture_output=True, text=True
-        )
-        if mounted.returncode == 0:  # rootless podman may not mount
-            shim = Path(mounted.stdout.strip()) / "backend/bin/mr-serve"
-            assert os.access(shim, os.X_OK)
-
-
 HIDE = """
 set -eu
 for place in "$@"; do [ ! -e "$place" ] || mount -t tmpfs tmpfs "$place"; done

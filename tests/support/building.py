@@ -125,9 +125,7 @@ class Builder:
         recipe = self.recipe(remove=remove, keep=keep)
         lock = self.lock(recipe, wheels, target)
         chosen = BuildOptions(layout=self.layout, cache=self.cache, python_from=self.python, jobs=2)
-        return build_bundle(
-            recipe, target, lock, options=replace(chosen, **options), report=report, cancel=cancel
-        )
+        return build_bundle(recipe, target, lock, options=replace(chosen, **options), report=report, cancel=cancel)
 
     def open(self, result: BuildResult) -> Built:
         return Built.read(self.layout, result)
