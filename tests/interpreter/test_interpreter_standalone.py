@@ -16,7 +16,7 @@ from mr_bundler.interpreter import fetch, prepare_interpreter
 from mr_bundler.interpreter.standalone import unpack_archive
 from mr_bundler.python_pin import pin_for
 from mr_core.errors import BuildError, IntegrityError, InvalidInputError, UnavailableError
-from mr_core.events import BlobProgress, Notice
+from mr_core.events import BlobProgress, Level, Notice
 from mr_core.platform import Platform, Target
 from support.python_archive import HERE, write_archive
 
@@ -212,8 +212,9 @@ def test_without_network_a_host_python_stands_in(host, cache, relocated, darwin,
     assert made.source == "host"
     assert made.identity == relocated.identity
     notices = [event for event in events if isinstance(event, Notice)]
-    assert [notice.code for notice in notices] == ["python-fallback"]
-    assert pin.file in notices[0].message
+    assert [notice.level for notice in notices] == [Level.WARNING, Level.DETAIL]
+    assert {notice.code for notice in notices} == {"python-fallback"}
+    assert pin.file in notices[1].message
 
 
 @pytest.mark.parametrize(

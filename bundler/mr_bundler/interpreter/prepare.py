@@ -107,8 +107,9 @@ def prepare_interpreter(
                 if python_archive is not None:
                     raise
                 host = _fallback(error, target, environ)
-                text = f"Using CPython {host.version} of this machine instead of {pin.version}: {error.message}"
+                text = f"using CPython {host.version} of this machine: the pinned {pin.version} cannot be fetched"
                 report(Notice(code="python-fallback", message=text, level=Level.WARNING))
+                report(Notice(code="python-fallback", message=error.message, level=Level.DETAIL))
                 entry, hit = _from_host(host, work)
         phase.outcome = Outcome.SKIPPED if hit else Outcome.DONE
         phase.detail = {"version": entry.version, "source": entry.source, "cached": hit}

@@ -70,6 +70,16 @@ class PlainLines:
                 return ""
 
 
+def _fact(key: str, value: object) -> str:
+    match value:
+        case True:
+            return key
+        case int() if key == "bytes":
+            return show_bytes(value)
+        case _:
+            return f"{key} {value}"
+
+
 def phase_line(event: PhaseFinished, started: PhaseStarted | None) -> str:
     """Return what a finished phase looks like on one line."""
     parts = [f"{event.phase:<11}"]
@@ -77,7 +87,7 @@ def phase_line(event: PhaseFinished, started: PhaseStarted | None) -> str:
         parts.append(started.subject)
     if started is not None and started.total and started.unit is Unit.BYTES:
         parts.append(show_bytes(started.total))
-    parts.extend(f"{key} {value}" for key, value in event.detail.items())
+    parts.extend(_fact(key, value) for key, value in event.detail.items() if value not in (False, None, ""))
     if VERBS[event.outcome]:
         parts.append(VERBS[event.outcome])
     parts.append(f"({show_seconds(event.seconds)})")
