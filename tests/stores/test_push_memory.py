@@ -46,7 +46,10 @@ def test_a_large_blob_is_pushed_in_constant_memory() -> None:
             begin = time.monotonic()
             result = push(LayoutStore(Path(path)), "large", store, "v1")
             seconds = time.monotonic() - begin
-            peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+            peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+            if sys.platform == "linux":  # there the number above never falls below that of the process that forked
+                text = Path("/proc/self/status").read_text()
+                peak = int(text.partition("VmHWM:")[2].split()[0]) * 1024
             print(json.dumps({"bytes": result.bytes_pushed, "seconds": seconds, "peak": peak}))
         """
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
@@ -55,7 +58,7 @@ def test_a_large_blob_is_pushed_in_constant_memory() -> None:
         assert done.returncode == 0, done.stderr
         figures = json.loads(done.stdout)
         assert figures["bytes"] >= size
-        peak_bytes = figures["peak"] * (1 if sys.platform == "darwin" else 1024)
+        peak_bytes = figures["peak"]
         print(f"{size / figures['seconds'] / 1e6:.0f} MB/s, peak {peak_bytes / 1e6:.0f} MB")
         assert peak_bytes < 120 << 20
 
