@@ -88,7 +88,7 @@ class Assembly:
         Raises:
             BuildError: a file that differs from its RECORD, a leak, or a path that some host could not extract.
         """
-        check_paths(self._files)
+        check_paths({path: found.link for path, found in self._files.items()})
         sizes = {path: found.size for path, found in self._files.items() if not found.link}
         with Phase(self._report, "audit", total=len(sizes)) as phase:
             texts = [needle.text for needle in needles]

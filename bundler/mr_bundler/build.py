@@ -54,8 +54,8 @@ def build_bundle(
         lock: The lock of this target.
         options: Where to, and with what.
         environ: ``SOURCE_DATE_EPOCH``, ``MR_CACHE``, ``MR_PYTHON_FROM``, ``HOME`` and what fetching honours.
-        report: Gets the phases ``interpreter``, ``install wheels``, ``slim``, ``scripts``, ``audit``, ``bytecode``,
-            ``manifest``, ``pack`` and ``image``.
+        report: Gets the phases ``interpreter``, ``wheels``, ``slim``, ``scripts``, ``audit``, ``shim``,
+            ``bytecode``, ``manifest``, ``pack`` and ``image``.
         cancel: Stops at the next piece of work.
 
     Raises:

@@ -95,14 +95,15 @@ def bundle_layers(
         scratch: Directory on the cache's filesystem for blobs while they are written.
         jobs: Processes and threads.
         step: Times a step.
-        report: Gets the phases ``bytecode``, ``manifest`` and ``pack``.
+        report: Gets the phases ``shim``, ``bytecode``, ``manifest`` and ``pack``.
         cancel: Stops at the next piece.
     """
     identity = bytecode_identity(compiler.identity)
+    with step("shim"), Phase(report, "shim"):
+        own = _Layer(_write_shim(root, assembled), "")
     with step("bytecode"):
         layers = [_Layer(plan, layer_key(plan.entries, identity)) for plan in plan_layers(assembled.owned)]
         _recall(layers, cache, jobs, cancel)
-        own = _Layer(_write_shim(root, assembled), "")
         open_layers = [layer for layer in layers if layer.known is None]
         compiled = _compile(
             root,

@@ -12,7 +12,7 @@ from typing import NamedTuple
 from mr_core.durable import host_errors, make_directories, remove_tree
 from mr_core.flock import try_lock
 
-_PREFIX = "build-"
+_PREFIX = "mr-build-"
 _TREE = "backend"
 
 

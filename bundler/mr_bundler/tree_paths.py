@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import posixpath
 import re
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from mr_core.errors import BuildError
 
@@ -27,10 +28,19 @@ def directories_of(paths: Iterable[str]) -> set[str]:
     return found
 
 
-def check_paths(paths: Iterable[str]) -> None:
-    """Raise `BuildError` for unsafe, too long or colliding paths of files and links."""
-    paths = list(paths)
+def check_paths(files: Mapping[str, str]) -> None:
+    """Raise `BuildError` for unsafe, too long or colliding paths, and for links that lead out of the tree.
+
+    Args:
+        files: Target of each link by path, empty text for a regular file.
+    """
+    paths = list(files)
     problems = [f"`{path!a}` {reason}" for path in paths if (reason := _problem(path))]
+    problems += [
+        f"`{path}` is a link to `{target}`, which is outside the tree"
+        for path, target in files.items()
+        if target and _leaves(path, target)
+    ]
     folded: dict[str, str] = {}
     for path in (*paths, *sorted(directories_of(paths))):
         other = folded.setdefault(_fold(path), path)
@@ -61,6 +71,11 @@ def _problem(path: str) -> str:
     if _DRIVE.search(path):
         return "has a drive letter"
     return "is too deep" if path.count("/") >= MOST_DEPTH else ""
+
+
+def _leaves(path: str, target: str) -> bool:
+    place = posixpath.normpath(posixpath.join(posixpath.dirname(path), target))
+    return place.startswith(("/", "../")) or place == ".."
 
 
 def _fold(path: str) -> str:

@@ -135,7 +135,7 @@ def install_wheels(
     requires = lock.requires if requires is None else requires
     marker = prefix / ".lock"
     known = marker.exists()
-    with Phase(report, "install wheels", str(lock.target)) as phase, _workspace() as directory:
+    with Phase(report, "wheels", str(lock.target)) as phase, _workspace() as directory:
         source = directory / "requirements.txt"
         source.write_text(export_requirements(lock))
         arguments = [
