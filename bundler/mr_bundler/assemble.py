@@ -9,8 +9,9 @@ from pathlib import Path
 from mr_bundler.environment import Found, list_tree, remove_files, write_file
 from mr_bundler.file_digests import Examined, examine_bytes, examine_files
 from mr_bundler.leaks import Needle, judge_leaks, refuse_leaks
+from mr_bundler.modules import check_modules, path_roots
 from mr_bundler.ownership import INTERPRETER, decide_ownership
-from mr_bundler.recipe import SlimRules
+from mr_bundler.recipe import SITE_PACKAGES, SlimRules
 from mr_bundler.scripts import entry_point_scripts, relocated_script
 from mr_bundler.slim import plan_slim
 from mr_bundler.tree_paths import check_paths
@@ -19,6 +20,7 @@ from mr_core.durable import host_errors
 from mr_core.errors import BuildError
 from mr_core.events import Cancel, Level, Notice, Phase, Reporter
 from mr_core.file_manifest import Entry, FileEntry, LinkEntry
+from mr_shim.spec import LaunchSpec, ProbeSpec
 
 INSTALLER = b"mr-bundle\n"
 """What every ``INSTALLER`` says: the tree is finished by this tool, and no other should change it."""
@@ -81,6 +83,16 @@ class Assembly:
                 if f"{distribution.place}/METADATA" in self._files:  # not slimmed away as a whole
                     self._write(f"{distribution.place}/INSTALLER", INSTALLER, distribution.name)
             phase.detail = {"written": len(self._written)}
+
+    def check_modules(self, launch: LaunchSpec, probe: ProbeSpec) -> None:
+        """Raise `BuildError` when what the recipe starts or imports is not there, now that slimming is done."""
+        roots: list[str] = []
+        for path in self._files:
+            if path.endswith(".pth") and path.rpartition("/")[0] == SITE_PACKAGES:
+                place = self._root / path
+                with host_errors("read", place):
+                    roots += path_roots(place.read_text(encoding="utf-8", errors="replace"))
+        check_modules(self._files, launch, probe, roots=roots)
 
     def audit(self, needles: Sequence[Needle], *, jobs: int) -> Assembled:
         """Read every file once, compare it with its RECORD, look for leaks, and write each RECORD anew.

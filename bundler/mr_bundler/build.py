@@ -198,6 +198,7 @@ class _Build:
             assembly.slim(self.recipe.slim)
         with self._step("scripts"):
             assembly.write_scripts()
+            assembly.check_modules(self.recipe.launch, self.recipe.probe)
         with self._step("audit"):
             return assembly.audit(needles, jobs=self.jobs)
 

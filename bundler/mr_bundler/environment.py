@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from mr_core.durable import host_errors, make_directories, remove_tree
-from mr_core.flock import try_lock
+from mr_core.errors import BundleError
+from mr_core.flock import FileLock, try_lock
 
 _PREFIX = "mr-build-"
 _TREE = "backend"
@@ -40,26 +41,36 @@ def build_directory(parent: Path) -> Iterator[Path]:
     """
     make_directories(parent)
     _sweep(parent)
-    with host_errors("create a directory in", parent):
-        place = Path(tempfile.mkdtemp(dir=parent, prefix=_PREFIX))
-    try:
-        lock = try_lock(place / ".lock")
+    place, lock = _claim(parent)
+    with lock:  # until the tree is gone: a build that starts meanwhile must not remove it as well
         try:
             yield place
-        finally:
-            if lock is not None:
-                lock.release()
-    finally:
+        except BaseException:
+            with contextlib.suppress(BundleError):  # the cause counts; the next build sweeps what is left
+                remove_tree(place)
+            raise
         remove_tree(place)
 
 
+def _claim(parent: Path) -> tuple[Path, FileLock]:
+    """Return a new directory and its lock; a sweep may win the lock of a directory that is a moment old."""
+    while True:
+        with host_errors("create a directory in", parent):
+            place = Path(tempfile.mkdtemp(dir=parent, prefix=_PREFIX))
+        with contextlib.suppress(FileNotFoundError):
+            lock = try_lock(place / ".lock")
+            if lock is not None:
+                return place, lock
+
+
 def _sweep(parent: Path) -> None:
+    """Remove what killed builds left; whatever stands in the way is not this build's trouble."""
     for leftover in parent.glob(f"{_PREFIX}*"):
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError, BundleError):
             lock = try_lock(leftover / ".lock", create=False)
             if lock is not None:
-                remove_tree(leftover)
-                lock.release()
+                with lock:
+                    remove_tree(leftover)
 
 
 def tree_of(place: Path) -> Path:

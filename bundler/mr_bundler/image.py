@@ -77,7 +77,10 @@ def creation_time(environ: Mapping[str, str], default: str) -> str:
     if not text:
         return default
     if not re.fullmatch(r"[0-9]{1,11}", text):
-        raise InvalidInputError(f"Cannot read SOURCE_DATE_EPOCH: `{text[:40]}` is not a number of seconds since 1970")
+        raise InvalidInputError(
+            f"Cannot read SOURCE_DATE_EPOCH: `{text[:40]}` is not a number of seconds since 1970",
+            hint="set it to what `date +%s` prints, or leave it away",
+        )
     return datetime.fromtimestamp(int(text), UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 

@@ -117,7 +117,10 @@ def _resolve(recipe: Recipe, target: RecipeTarget, report: Reporter, cancel: Can
     packages = read_pylock(data, target)
     version = next((item.version for item in packages if item.name == recipe.version_from), None)
     if version is None:
-        raise InvalidInputError(f"Cannot lock `{target.target}`: `{recipe.version_from}` is not among its packages")
+        raise InvalidInputError(
+            f"Cannot lock `{target.target}`: `{recipe.version_from}` is not among its packages",
+            hint="name in `backend.version-from` a distribution that this target requires",
+        )
     return Lock(
         backend=recipe.backend,
         version=version,

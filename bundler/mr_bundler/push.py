@@ -92,7 +92,7 @@ def push(
 
     Raises:
         AccessDeniedError: when ``destination_name`` means something else already; nothing has been sent then.
-        IntegrityError: when bytes of the source differ from their digest.
+        IntegrityError: when bytes of the source differ from their digest, or ``destination_name`` is another digest.
         UnavailableError: when either side fails for too long; running it again sends only what is missing.
     """
     report = SafeReporter(report)
@@ -102,6 +102,7 @@ def push(
         target = destination_name or top.annotations.get(REF_NAME, "")
         if not target:
             raise UsageError(f"Cannot copy {top.digest} to `{store.describe()}`: it has no name, and none was given")
+        _check_digest(store, target, top.digest)
         content = _collect(source, top, cancel)
         _check_name(store, target, top.digest, overwrite=overwrite)
     with Phase(
@@ -158,6 +159,18 @@ def _collect(source: Source, top: Descriptor, cancel: Cancel) -> _Content:
 
     visit(top, 0)
     return _Content(documents=tuple(documents.values()), blobs=tuple(blobs.values()))
+
+
+def _check_digest(store: Store, name: str, digest: Digest) -> None:
+    """Refuse to write something under the digest of something else."""
+    algorithm, colon, _ = name.partition(":")
+    if colon and algorithm == digest.algorithm and name != str(digest):
+        raise IntegrityError(
+            f"Cannot write to `{store.describe()}`: the destination names {name}, and the source is {digest}",
+            hint="name a tag, or the digest of what is copied",
+            expected=name,
+            actual=str(digest),
+        )
 
 
 def _check_name(store: Store, name: str, digest: Digest, *, overwrite: bool) -> None:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import functools
 import re
-import tomllib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +23,7 @@ from mr_bundler.recipe_decode import (
     merge_requirements,
     parse_license,
     parse_time,
+    parse_toml,
 )
 from mr_core.bundle_config import NAME_PATTERN, HostRequirements
 from mr_core.decode import Decoder
@@ -34,6 +34,7 @@ from mr_shim.spec import LaunchSpec, ProbeSpec
 FORMAT = 1
 RECIPE_FILE = "recipe.toml"
 SITE_PACKAGES = "lib/python3.12/site-packages"
+_HINT = "the fields of a recipe are explained in recipes/README.md"
 _NO_TARGET = Target(Platform("", ""), "")
 _GLIBC = r"2\.(1[7-9]|[2-9][0-9])"
 _MACOS = r"1[1-9](\.[0-9]+)?|[2-9][0-9](\.[0-9]+)?"
@@ -152,16 +153,17 @@ def load_recipe(directory: Path) -> Recipe:
     """
     path = directory if directory.suffix == ".toml" else directory / RECIPE_FILE
     try:
-        document = tomllib.loads(path.read_bytes().decode())
+        data = path.read_bytes()
     except (FileNotFoundError, NotADirectoryError) as error:
         raise NotFoundError(
             f"Cannot read recipe `{path}`: there is no such file", hint="name a directory that holds a recipe.toml"
         ) from error
     except OSError as error:
         raise HostError(f"Cannot read recipe `{path}`: {error.strerror}") from error
-    except ValueError as error:
-        raise InvalidInputError(f"Cannot read recipe `{path}`: {error}") from error
-    return _decode(Decoder(document, f"recipe `{path}`"), path.parent)
+    except ValueError as error:  # a NUL
+        raise InvalidInputError(f"Cannot read recipe {str(path)!r}: that is not a path", hint=_HINT) from error
+    what = f"recipe `{path}`"
+    return _decode(Decoder(parse_toml(data, what, hint=_HINT), what), path.parent)
 
 
 def _decode(read: Decoder, directory: Path) -> Recipe:
@@ -204,7 +206,7 @@ def _decode(read: Decoder, directory: Path) -> Recipe:
     _check_python(python, choice, targets)
     for table in (read, backend, python, lock, slim):
         table.refuse_unknown()
-    read.finish(hint="the fields of a recipe are explained in recipes/README.md")
+    read.finish(hint=_HINT)
     return recipe
 
 

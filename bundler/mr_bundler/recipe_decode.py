@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import tomllib
 from datetime import UTC, datetime
 from typing import Any, TypeVar
 
@@ -29,6 +30,19 @@ _LAUNCH_FIELDS = ("health-path", "start-timeout", "stop-signal", "stop-grace", "
 _SNAKE_FIELD = re.compile("|".join(rf"\b{name.replace('-', '_')}\b" for name in _LAUNCH_FIELDS))
 _OPTION_TABLES = ("options", "unsupported")
 Spec = TypeVar("Spec", LaunchSpec, ProbeSpec)
+
+
+def parse_toml(data: bytes, what: str, *, hint: str) -> dict[str, Any]:
+    """Return the document in ``data``; raise `InvalidInputError` with the line when it is not UTF-8 or not TOML."""
+    try:
+        return tomllib.loads(data.decode())
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        raise InvalidInputError(f"Cannot read {what}: it is not UTF-8 text (at line {line})", hint=hint) from error
+    except RecursionError as error:
+        raise InvalidInputError(f"Cannot read {what}: it is nested too deeply", hint=hint) from error
+    except ValueError as error:
+        raise InvalidInputError(f"Cannot read {what}: it is not TOML: {error}", hint=hint) from error
 
 
 def parse_time(value: Any, where: str) -> str:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import tarfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO, cast
 
@@ -16,7 +18,9 @@ from mr_core.reader import check_limit, read_verified
 from mr_core.store import SMALL_BLOB_BYTES, BlobFile, BlobStream
 
 _MAX_MEMBERS = 20_000
-_MAX_HEADER_BYTES = 1 << 20
+_MAX_HEADER_BYTES = 64 << 10
+_MAX_HEADERS_BYTES = 1 << 20
+_MAX_GLOBAL_FIELDS = 100
 _COMPRESSED = {b"\x1f\x8b": "gzip", b"\x28\xb5": "zstd", b"BZ": "bzip2", b"\xfd7": "xz"}
 
 
@@ -101,17 +105,27 @@ def _blob_name(digest: Digest) -> str:
 
 
 class _HeaderFile:
-    """A file that `tarfile` may read headers from, but nothing large: a hostile header cannot fill the memory."""
+    """A file that `tarfile` may read headers from, but nothing large: a hostile header cannot fill the memory.
+
+    At most 64 KiB at once, and 1 MiB for all the headers of one member: maps of sparse files and chains of extended
+    headers grow with every read.
+    """
 
     def __init__(self, file: BinaryIO) -> None:
         self._file = file
+        self._left = _MAX_HEADERS_BYTES
         self.seek = file.seek
         self.tell = file.tell
 
     def read(self, size: int = -1) -> bytes:
-        if not 0 <= size <= _MAX_HEADER_BYTES:
+        if not 0 <= size <= min(_MAX_HEADER_BYTES, self._left):
             raise tarfile.ReadError(f"a header of {size} bytes")
+        self._left -= size
         return self._file.read(size)
+
+    def next_member(self) -> None:
+        """Allow the headers of another member."""
+        self._left = _MAX_HEADERS_BYTES
 
 
 def _members(path: Path) -> dict[str, BlobFile]:
@@ -119,28 +133,18 @@ def _members(path: Path) -> dict[str, BlobFile]:
     found: dict[str, BlobFile] = {}
     try:
         with path.open("rb") as file:
-            start = file.read(512)
-            for magic, kind in _COMPRESSED.items():
-                if start.startswith(magic) and start[257:262] != b"ustar":
-                    raise InvalidInputError(
-                        f"Cannot read archive `{path}`: it is compressed with {kind}",
-                        hint="decompress it first; the layers inside are compressed already",
-                    )
+            _refuse_compressed(path, file.read(512))
             end = file.seek(0, 2)
             file.seek(0)
-            headers = cast("BinaryIO", _HeaderFile(file))  # it has all that `tarfile` uses for reading headers
-            with tarfile.open(fileobj=headers, mode="r:") as tar:
-                for count, member in enumerate(tar):
-                    if count >= _MAX_MEMBERS:
-                        raise InvalidInputError(f"Cannot read archive `{path}`: more than {_MAX_MEMBERS} members")
-                    name = member.name.removeprefix("./")
-                    if member.issparse() or not member.isreg():
-                        continue
-                    if name in found:
-                        raise InvalidInputError(f"Cannot read archive `{path}`: it names `{name[:200]}` twice")
-                    if member.offset_data + member.size > end:
-                        raise _cut(path, f"`{name[:200]}` reaches beyond its end")
-                    found[name] = BlobFile(path=path, offset=member.offset_data, size=member.size)
+            for member in _headers(path, file):
+                name = member.name.removeprefix("./")
+                if member.issparse() or not member.isreg():
+                    continue
+                if name in found:
+                    raise InvalidInputError(f"Cannot read archive `{path}`: it names `{name[:200]}` twice")
+                if member.offset_data + member.size > end:
+                    raise _cut(path, f"`{name[:200]}` reaches beyond its end")
+                found[name] = BlobFile(path=path, offset=member.offset_data, size=member.size)
     except FileNotFoundError as error:
         raise NotFoundError(f"Cannot read archive `{path}`: there is no such file") from error
     except tarfile.TarError as error:
@@ -151,8 +155,38 @@ def _members(path: Path) -> dict[str, BlobFile]:
             hint="name a file that `skopeo copy … oci-archive:FILE` wrote",
         ) from error
     except OSError as error:
+        if error.errno == errno.EINVAL:
+            raise _cut(path, "a header points before its start") from error
         raise host_error(f"Cannot read archive `{path}`", error) from error
+    except (ValueError, ArithmeticError, LookupError, TypeError, RecursionError) as error:
+        # `tarfile` parses the fields of extended headers without minding what they hold.
+        raise _cut(path, f"a header cannot be read: {type(error).__name__}") from error
     return found
+
+
+def _headers(path: Path, file: BinaryIO) -> Iterator[tarfile.TarInfo]:
+    """Yield the headers of a tar file one by one, and keep none."""
+    headers = _HeaderFile(file)
+    # The cast: it has all that `tarfile` uses for reading headers.
+    with tarfile.open(fileobj=cast("BinaryIO", headers), mode="r:") as tar:
+        count = 0
+        while (member := tar.next()) is not None:
+            tar.members = []  # type: ignore[attr-defined]  # unknown to typeshed; it would keep every header
+            headers.next_member()
+            count += 1
+            if count > _MAX_MEMBERS or len(tar.pax_headers) > _MAX_GLOBAL_FIELDS:
+                most = f"{_MAX_MEMBERS} members, or {_MAX_GLOBAL_FIELDS} global header fields"
+                raise InvalidInputError(f"Cannot read archive `{path}`: more than {most}")
+            yield member
+
+
+def _refuse_compressed(path: Path, start: bytes) -> None:
+    for magic, kind in _COMPRESSED.items():
+        if start.startswith(magic) and start[257:262] != b"ustar":
+            raise InvalidInputError(
+                f"Cannot read archive `{path}`: it is compressed with {kind}",
+                hint="decompress it first; the layers inside are compressed already",
+            )
 
 
 def _cut(path: Path, reason: str) -> IntegrityError:

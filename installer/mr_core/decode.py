@@ -1,4 +1,4 @@
-"""Decode parsed TOML and JSON into typed values, reporting every problem with its path in one error.
+"""Decode parsed TOML and JSON into typed values, reporting all problems (50 at most) with their paths in one error.
 
 A `Decoder` walks a tree of plain values. Each accessor returns a usable value even after a problem, so that one pass
 collects them all; `Decoder.finish` raises them together. A holder of the decoded dataclass never has to check again.
@@ -11,26 +11,38 @@ import re
 from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
-from mr_core.errors import BundleError, InvalidInputError
+from mr_core.errors import BundleError, InvalidInputError, printable
 
 T = TypeVar("T")
-_PLAIN_KEY = re.compile(r"[A-Za-z0-9_-]+")
+_PLAIN_KEY = re.compile(r"[A-Za-z0-9_-]{1,100}")
+_SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
+_MOST_PROBLEMS = 50
+_MOST_LETTERS = 1000
 
 
-def parse_json(data: bytes, what: str, *, limit: int = 4 << 20) -> Any:
-    """Parse UTF-8 JSON strictly: no duplicate keys, no NaN, at most ``limit`` bytes.
+def parse_json(data: bytes | str, what: str, *, limit: int = 4 << 20) -> Any:
+    """Parse JSON strictly: no duplicate keys, no NaN, at most ``limit`` bytes, and only text that UTF-8 can hold.
+
+    Args:
+        data: Bytes in UTF-8, or the text they stand for.
+        what: ``Cannot read <what>: …``.
+        limit: Most bytes.
 
     Raises:
-        InvalidInputError: naming ``what`` and the place.
+        InvalidInputError: naming ``what`` and, for broken JSON, the place.
     """
-    if len(data) > limit:
-        raise InvalidInputError(f"Cannot read {what}: {len(data)} bytes, more than the {limit} allowed")
+    try:
+        raw = data.encode() if isinstance(data, str) else data
+    except UnicodeEncodeError as error:
+        raise InvalidInputError(f"Cannot read {what}: a surrogate stands alone at {error.start}") from error
+    if len(raw) > limit:
+        raise InvalidInputError(f"Cannot read {what}: {len(raw)} bytes, more than the {limit} allowed")
 
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         found: dict[str, Any] = {}
         for key, value in pairs:
             if key in found:
-                raise ValueError(f"duplicate key {key!r}")
+                raise ValueError(f"duplicate key {key[:100]!r}")
             found[key] = value
         return found
 
@@ -38,9 +50,14 @@ def parse_json(data: bytes, what: str, *, limit: int = 4 << 20) -> Any:
         raise ValueError(f"{token} is not JSON")
 
     try:
-        return json.loads(data.decode("utf-8"), object_pairs_hook=unique, parse_constant=refuse)
+        value = json.loads(raw.decode("utf-8"), object_pairs_hook=unique, parse_constant=refuse)
+        if _SURROGATE.search(raw):  # pairs are fine; a lone one would fail far from here, when it is written
+            dump_json(value)
+    except UnicodeEncodeError as error:
+        raise InvalidInputError(f"Cannot read {what}: a surrogate stands alone in a string") from error
     except (ValueError, RecursionError) as error:
         raise InvalidInputError(f"Cannot read {what}: {error}") from error
+    return value
 
 
 def dump_json(value: Any) -> bytes:
@@ -48,32 +65,51 @@ def dump_json(value: Any) -> bytes:
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
 
 
+class _Problems:
+    """The problems of one walk: the first 50 and how many more there were, so that hostile input fills no memory."""
+
+    __slots__ = ("_more", "_texts")
+
+    def __init__(self) -> None:
+        self._texts: list[str] = []
+        self._more = 0
+
+    def add(self, text: str) -> None:
+        if len(self._texts) < _MOST_PROBLEMS:
+            self._texts.append(text if len(text) <= _MOST_LETTERS else f"{text[:_MOST_LETTERS]}…")
+        else:
+            self._more += 1
+
+    def all(self) -> list[str]:
+        return [*self._texts, f"and {self._more} more"] if self._more else list(self._texts)
+
+
 class Decoder:
     """A position in a tree of plain values, and the list of problems shared by the whole walk."""
 
     __slots__ = ("_path", "_problems", "_seen", "value", "what")
 
-    def __init__(self, value: Any, what: str, *, _path: str = "", _problems: list[str] | None = None) -> None:
+    def __init__(self, value: Any, what: str, *, _path: str = "", _problems: _Problems | None = None) -> None:
         self.value = value
         self.what = what
         self._path = _path
-        self._problems: list[str] = [] if _problems is None else _problems
+        self._problems = _Problems() if _problems is None else _problems
         self._seen: set[str] = set()
 
     def problem(self, text: str, key: str = "") -> None:
         """Record a problem at this position, or at ``key`` below it."""
         path = self._join(key) if key else self._path
-        self._problems.append(f"{path}: {text}" if path else text)
+        self._problems.add(f"{path}: {text}" if path else text)
 
     def finish(self, *, hint: str = "") -> None:
-        """Raise `InvalidInputError` with every recorded problem, if there is any."""
-        if self._problems:
-            first, *rest = self._problems
-            more = "".join(f"\n  {line}" for line in rest)
-            raise InvalidInputError(f"Cannot read {self.what}: {first}{more}", hint=hint, problems=list(self._problems))
+        """Raise `InvalidInputError` with the recorded problems (the first 50, and how many more), if there is any."""
+        problems = self._problems.all()
+        if problems:
+            text = "\n  ".join(problems)
+            raise InvalidInputError(f"Cannot read {self.what}: {text}", hint=hint, problems=problems)
 
     def _join(self, key: str) -> str:
-        shown = key if _PLAIN_KEY.fullmatch(key) else f'"{key}"'
+        shown = key if _PLAIN_KEY.fullmatch(key) else f'"{printable(key, most=100)}"'
         return f"{self._path}.{shown}" if self._path else shown
 
     def _child(self, value: Any, path: str) -> Decoder:
@@ -140,13 +176,13 @@ class Decoder:
 
     def _text(self, value: Any, path: str, pattern: str, limit: int) -> str:
         if not isinstance(value, str):
-            self._problems.append(f"{path}: expected a string, found {_kind(value)}")
+            self._problems.add(f"{path}: expected a string, found {_kind(value)}")
             return ""
         if len(value) > limit or "\x00" in value:
-            self._problems.append(f"{path}: too long, or holds a NUL character")
+            self._problems.add(f"{path}: too long, or holds a NUL character")
             return ""
         if pattern and re.fullmatch(pattern, value) is None:
-            self._problems.append(f"{path}: `{value[:100]}` does not match `{pattern}`")
+            self._problems.add(f"{path}: `{value[:100]}` does not match `{pattern}`")
         return value
 
     def texts(self, key: str, *, required: bool = False, pattern: str = "") -> tuple[str, ...]:

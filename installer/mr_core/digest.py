@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 from dataclasses import dataclass
-from typing import BinaryIO, Protocol
+from typing import Protocol
 
 from mr_core.errors import InvalidInputError
 
@@ -22,6 +22,13 @@ class Hasher(Protocol):
 
     def hexdigest(self) -> str:
         """Return the digest of all bytes fed so far, in lower-case hexadecimal."""
+
+
+class Readable(Protocol):
+    """Anything that hands out bytes: a file, buffered or not."""
+
+    def read(self, size: int, /) -> bytes | None:
+        """Return up to ``size`` bytes; nothing at the end."""
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -49,7 +56,7 @@ class Digest:
         return cls("sha256", hashlib.sha256(data).hexdigest())
 
     @classmethod
-    def of_file(cls, source: BinaryIO) -> Digest:
+    def of_file(cls, source: Readable) -> Digest:
         """Return the sha256 of what is left in ``source``, read in constant memory."""
         hasher = hashlib.sha256()
         while chunk := source.read(CHUNK):

@@ -1,8 +1,10 @@
 """Filesystem steps that survive a crash and a power loss: durable writes, renames and removals.
 
-The rule behind every function here: bytes are synced before the name that makes them visible is, and a directory is
-synced after an entry in it changed. On macOS ``fsync`` does not reach the platter, so the last step of a transaction
-uses ``F_FULLFSYNC`` (see ``man 2 fsync`` there).
+The rule behind every function here but `remove_tree`, which syncs nothing: bytes are synced before the name that makes
+them visible is, and a directory is synced after an entry in it changed. On macOS ``fsync`` only hands bytes to the
+drive, so the last step of a transaction uses ``F_FULLFSYNC``, which empties the drive's cache for everything handed to
+it before (see ``man 2 fsync`` there). The ``sync_…`` functions and `write_all` raise `OSError` for callers that know
+what they were doing (`host_errors`); all others raise `HostError`.
 """
 
 from __future__ import annotations
@@ -13,7 +15,7 @@ import errno
 import os
 import stat
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from mr_core.errors import HostError
@@ -48,9 +50,9 @@ def host_error(what: str, error: OSError) -> HostError:
 
 def make_directories(path: Path, *, mode: int = 0o755) -> None:
     """Create ``path`` and its parents; each new directory gets ``mode`` whatever the umask is, and is synced."""
-    if path.is_dir():
-        return
     with host_errors("create", path):
+        if path.is_dir():
+            return
         missing = [path, *path.parents]
         missing = [place for place in missing if not place.exists()]
         for place in reversed(missing):
@@ -62,9 +64,13 @@ def make_directories(path: Path, *, mode: int = 0o755) -> None:
 
 def sync_directory(path: Path) -> None:
     """Make the entries of a directory durable."""
+    _sync_directory(path, _sync)
+
+
+def _sync_directory(path: Path, sync: Callable[[int], None]) -> None:
     descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        _sync(descriptor)
+        sync(descriptor)
     except OSError as error:
         if error.errno not in {errno.EINVAL, errno.ENOTSUP}:  # some network filesystems cannot sync a directory
             raise
@@ -73,7 +79,11 @@ def sync_directory(path: Path) -> None:
 
 
 def sync_tree(root: Path) -> None:
-    """Make every file below ``root`` durable: one ``syncfs`` on Linux, an ``fsync`` for each file elsewhere."""
+    """Make ``root`` and everything below it durable.
+
+    That is one ``syncfs`` on Linux; elsewhere an ``fsync`` for each file and directory, and on macOS one
+    ``F_FULLFSYNC`` behind them all.
+    """
     if sys.platform == "linux":
         descriptor = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
@@ -90,11 +100,12 @@ def sync_tree(root: Path) -> None:
             place = os.path.join(directory, name)  # noqa: PTH118 - hot loop over many thousand files
             if not os.path.islink(place):  # noqa: PTH114
                 sync_file(Path(place))
-        sync_directory(Path(directory))
+        _sync_directory(Path(directory), os.fsync)
+    sync_directory(root)
 
 
 def sync_file(path: Path) -> None:
-    """Make the bytes of one file durable."""
+    """Make the bytes of one file durable, but for the cache of the drive on macOS."""
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
     try:
         os.fsync(descriptor)
@@ -112,6 +123,13 @@ def _sync(descriptor: int) -> None:
     os.fsync(descriptor)
 
 
+def write_all(descriptor: int, content: bytes | memoryview) -> None:
+    """Write all of ``content`` at the current position, however little a single ``write`` takes."""
+    view = memoryview(content)
+    while view:
+        view = view[os.write(descriptor, view) :]
+
+
 def write_durably(path: Path, content: bytes, *, mode: int = 0o644) -> None:
     """Replace ``path`` by ``content`` durably in one step: a crash leaves the old file or the new."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
@@ -119,9 +137,7 @@ def write_durably(path: Path, content: bytes, *, mode: int = 0o644) -> None:
         try:
             descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
             try:
-                view = memoryview(content)
-                while view:
-                    view = view[os.write(descriptor, view) :]
+                write_all(descriptor, content)
                 os.fchmod(descriptor, mode)
                 os.fsync(descriptor)
             finally:

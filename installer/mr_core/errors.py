@@ -23,19 +23,45 @@ from __future__ import annotations
 import re
 from typing import ClassVar
 
-_URL_SECRETS = re.compile(
-    r"(?P<scheme>\b[a-z][a-z0-9+.-]*://)(?P<user>[^/@\s]+@)?(?P<rest>[^\s?#]*)(?P<query>\?[^\s#]*)?"
-)
+_URL_USER = re.compile(r"://[^/\s?#]*@")  # up to the last `@`: a password may hold one
+_URL_QUERY = re.compile(r"(://[^\s?#]*)\?[^\s#]*")
 
 
 def redact(text: str) -> str:
     """Return ``text`` with user names, passwords and queries removed from every URL in it."""
+    return _URL_QUERY.sub(r"\1?…", _URL_USER.sub("://", text))
 
-    def clean(match: re.Match[str]) -> str:
-        query = "?…" if match["query"] else ""
-        return f"{match['scheme']}{match['rest']}{query}"
 
-    return _URL_SECRETS.sub(clean, text)
+def printable(text: str, *, most: int = 200) -> str:
+    """Return hostile text as one printable line of at most ``most`` characters; what was escaped may take more."""
+    shown = _escape(text[:most])
+    return shown if len(text) <= most else f"{shown}…"
+
+
+def _escape(text: str) -> str:
+    """Replace whatever a terminal would obey (escape sequences, direction marks) by its Python escape."""
+    if text.isprintable():
+        return text
+    return "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in text)
+
+
+def _shown(text: str) -> str:
+    """Return the text of a message as it may be shown: without secrets, printable, with its line breaks."""
+    return "\n".join(_escape(line) for line in redact(text).split("\n"))
+
+
+def _without_secrets(value: object) -> object:
+    match value:
+        case str():
+            return redact(value)
+        case dict():
+            return {key: _without_secrets(item) for key, item in value.items()}
+        case list():
+            return [_without_secrets(item) for item in value]
+        case tuple():
+            return tuple(_without_secrets(item) for item in value)
+        case _:
+            return value
 
 
 class BundleError(Exception):
@@ -45,9 +71,10 @@ class BundleError(Exception):
         code: Stable slug that scripts may test.
         exit_code: Process exit status the command line uses.
         retryable: Whether the same call may succeed later without a change.
-        message: One line, ``Cannot <verb> <object>: <reason>``.
+        message: ``Cannot <verb> <object>: <reason>``; several reasons have a line each. Safe to show on a terminal.
         hint: One action the reader can take next, or an empty string.
-        fields: JSON-compatible facts (paths, digests, sizes in bytes) for ``--json``.
+        fields: Facts for ``--json`` (paths, digests, sizes in bytes), without secrets but otherwise as they are: do not
+            show them on a terminal unescaped.
     """
 
     code: ClassVar[str] = "internal"
@@ -55,9 +82,9 @@ class BundleError(Exception):
     retryable: ClassVar[bool] = False
 
     def __init__(self, message: str, *, hint: str = "", **fields: object) -> None:
-        self.message = redact(message)
-        self.hint = redact(hint)
-        self.fields = fields
+        self.message = _shown(message)
+        self.hint = _shown(hint)
+        self.fields = {key: _without_secrets(value) for key, value in fields.items()}
         super().__init__(self.message)
 
     def __str__(self) -> str:

@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import Enum
+from queue import Empty, SimpleQueue
 from typing import Self, TypeAlias
 
 from mr_core.errors import CancelledError
@@ -121,42 +122,53 @@ def discard(_event: Event) -> None:
 
 
 class Cancel:
-    """A token that asks a long call to stop; safe to set from any thread or signal handler."""
+    """A token that asks a long call to stop; safe to set from any thread or signal handler.
 
-    __slots__ = ("_event",)
+    It is no `threading.Event`: setting one in a signal handler hangs when the handler interrupted a wait for it,
+    because both take its lock. The ``put`` of a `queue.SimpleQueue` is reentrant.
+    """
+
+    __slots__ = ("_is_set", "_wake")
 
     def __init__(self) -> None:
-        self._event = threading.Event()
+        self._is_set = False
+        self._wake: SimpleQueue[None] = SimpleQueue()
 
     def set(self) -> None:
         """Ask every call that holds this token to stop soon."""
-        self._event.set()
+        self._is_set = True
+        self._wake.put(None)
 
     @property
     def is_set(self) -> bool:
         """Whether a stop was asked for."""
-        return self._event.is_set()
+        return self._is_set
 
     def check(self) -> None:
         """Raise `CancelledError` when a stop was asked for."""
-        if self._event.is_set():
+        if self._is_set:
             raise CancelledError
 
     def sleep(self, seconds: float) -> None:
         """Sleep up to ``seconds``; raise `CancelledError` at once when asked to stop."""
-        if self._event.wait(seconds):
+        if not self._is_set:
+            with contextlib.suppress(Empty):
+                self._wake.get(timeout=max(0.0, seconds))
+                self._wake.put(None)  # for the next one who sleeps
+        if self._is_set:
             raise CancelledError
 
 
 class SafeReporter:
     """Pass events on from any thread, one at a time; detach a reporter that raises.
 
-    Progress events are throttled to one per 100 ms or 1 MiB for each subject; starts, ends and notices always pass.
+    Progress events are throttled to one per 100 ms or 1 MiB for each subject; starts, ends and notices always pass. A
+    reporter may cause further events while it handles one; it gets them at once, within that call.
     """
 
     def __init__(self, report: Reporter) -> None:
         self._report = report
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._last: dict[str, tuple[float, int]] = {}
 
     def __call__(self, event: Event) -> None:

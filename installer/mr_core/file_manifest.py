@@ -22,6 +22,7 @@ RECEIPT_PATH = ".mr/receipt.json"
 LEASE_PATH = ".mr/lease"
 UNLISTED = frozenset({FILES_PATH, BUNDLE_PATH, RECEIPT_PATH, LEASE_PATH})
 """Paths of a release that its file manifest does not list."""
+_MOST_LINE_BYTES = 64 << 10  # a path of 4096 bytes, each of them escaped, is not half as long
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,6 +70,8 @@ def dump_entries(entries: Iterable[Entry]) -> bytes:
 def parse_entries(data: bytes, *, most: int = 500_000) -> dict[str, Entry]:
     """Parse a file manifest whose digest has been verified; keys are the paths, in file order.
 
+    One line at a time is taken out of ``data``, so the memory it takes is that of the entries.
+
     Raises:
         InvalidInputError: naming the line.
     """
@@ -79,8 +82,9 @@ def parse_entries(data: bytes, *, most: int = 500_000) -> dict[str, Entry]:
         if number > most:
             raise InvalidInputError(f"Cannot read file manifest: more than {most} entries")
         try:
-            entry = _entry(json.loads(line))
-        except (ValueError, KeyError, TypeError):
+            # Escapes are rare (control characters in names), and may hide a surrogate that no path can have.
+            entry = _entry(parse_json(line, f"file manifest line {number}") if b"\\u" in line else _plain_json(line))
+        except (ValueError, KeyError, TypeError, RecursionError):
             entry = _explain(line, number)
         if entry.path in found:
             raise InvalidInputError(f"Cannot read file manifest: line {number}: `{entry.path}` is listed twice")
@@ -92,8 +96,15 @@ def _lines(data: bytes) -> Iterator[bytes]:
     start = 0
     while start < len(data):
         end = data.index(b"\n", start)
+        if end - start > _MOST_LINE_BYTES:
+            raise InvalidInputError(f"Cannot read file manifest: a line of {end - start} bytes")
         yield data[start:end]
         start = end + 1
+
+
+def _plain_json(line: bytes) -> dict[str, object]:
+    value: dict[str, object] = json.loads(line.decode())
+    return value
 
 
 def _entry(value: dict[str, object]) -> Entry:

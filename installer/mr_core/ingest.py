@@ -5,12 +5,14 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import stat
 import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from mr_core.durable import host_errors, make_directories, sync_directory
+from mr_core.durable import host_errors, make_directories, sync_directory, write_all
+from mr_core.errors import HostError
 from mr_core.flock import try_lock
 
 _STALE_SECONDS = 60.0  # far more than ever lies between creating a temporary file and locking it
@@ -28,9 +30,7 @@ class Ingest:
     def write(self, chunk: bytes) -> None:
         """Append ``chunk``; raise `HostError` when the disk is full."""
         with host_errors("write", self._target):
-            view = memoryview(chunk)
-            while view:
-                view = view[os.write(self._descriptor, view) :]
+            write_all(self._descriptor, chunk)
 
 
 @contextlib.contextmanager
@@ -46,7 +46,8 @@ def ingest(folder: Path, target: Path) -> Iterator[Ingest]:
         descriptor, name = tempfile.mkstemp(dir=folder, prefix=f"{target.name[:12]}-")
     temporary = Path(name)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        with host_errors("lock", temporary):
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         yield Ingest(descriptor, target)
         with host_errors("write", target):
             os.fchmod(descriptor, 0o644)
@@ -62,12 +63,20 @@ def ingest(folder: Path, target: Path) -> Iterator[Ingest]:
 
 
 def sweep(folder: Path) -> None:
-    """Remove what killed writers left in ``folder``: not locked by anybody, and not brand new."""
-    with contextlib.suppress(OSError):
-        for leftover in folder.iterdir():
-            if time.time() - leftover.stat().st_mtime < _STALE_SECONDS:
+    """Remove what killed writers left in ``folder``: regular files, not locked by anybody, and not brand new.
+
+    What is in the way (a link, somebody else's file) stays; it costs space and no correctness.
+    """
+    try:
+        leftovers = list(folder.iterdir())
+    except OSError:
+        return
+    for leftover in leftovers:
+        with contextlib.suppress(OSError, HostError):
+            status = leftover.lstat()
+            if not stat.S_ISREG(status.st_mode) or time.time() - status.st_mtime < _STALE_SECONDS:
                 continue
             lock = try_lock(leftover, create=False)
             if lock is not None:
-                leftover.unlink()
-                lock.release()
+                with lock:
+                    leftover.unlink()

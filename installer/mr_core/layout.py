@@ -14,7 +14,7 @@ from pathlib import Path
 
 from mr_core.blob_file import FileStream, find_blob
 from mr_core.digest import Digest
-from mr_core.durable import host_errors, make_directories, write_durably
+from mr_core.durable import host_error, host_errors, make_directories, write_durably
 from mr_core.errors import BundleError, InvalidInputError, NotFoundError
 from mr_core.events import BlobFinished, BlobProgress, Cancel, Outcome, Reporter, discard
 from mr_core.flock import wait_lock
@@ -53,6 +53,7 @@ class LayoutStore:
         Raises:
             NotFoundError: when there is no layout.
             InvalidInputError: when the directory holds something else.
+            HostError: when it cannot be read, or created.
         """
         self.path = path
         self._cancel = cancel
@@ -146,6 +147,7 @@ class LayoutStore:
 
         Raises:
             HostError: when another process held the lock for a minute.
+            CancelledError: when asked to stop while waiting for it.
         """
         with self._thread_lock:
             if self._held:
@@ -164,8 +166,9 @@ class LayoutStore:
         """Nothing is held open between calls."""
 
     def _create(self) -> None:
-        if (self.path / LAYOUT_FILE).exists():
-            return
+        with host_errors("read layout", self.path):
+            if (self.path / LAYOUT_FILE).exists():
+                return
         make_directories(self.path)
         with self.exclusive(), host_errors("create", self.path):
             if (self.path / LAYOUT_FILE).exists():
@@ -190,6 +193,8 @@ class LayoutStore:
                 f"Cannot read layout `{self.path}`: it has no `{name}`",
                 hint="name a directory that `mr-bundle build` or `skopeo copy … oci:DIR` wrote",
             ) from error
+        except OSError as error:
+            raise host_error(f"Cannot read layout `{self.path}`", error) from error
         with FileStream(BlobFile(path=path, size=min(size, limit + 1))) as stream:
             raw = stream.read(limit + 1)
         if len(raw) > limit:

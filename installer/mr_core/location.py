@@ -5,10 +5,14 @@
 
 from __future__ import annotations
 
+import errno
+import re
+import stat
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
 
+from mr_core.durable import host_error
 from mr_core.errors import InvalidInputError
 from mr_core.reference import Reference
 
@@ -47,6 +51,8 @@ class ArchiveLocation:
 
 Location: TypeAlias = RegistryLocation | LayoutLocation | ArchiveLocation
 
+_ABSENT = (errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP)
+_USER = re.compile(r"[^/]*:.*@(?!sha(?:256|512):)")
 _HINT = "use `docker://REGISTRY/REPOSITORY:TAG`, `oci:DIRECTORY[:NAME]` or `oci-archive:FILE[:NAME]`"
 
 
@@ -57,6 +63,7 @@ def parse_location(text: str) -> Location:
 
     Raises:
         InvalidInputError: for an unknown transport or an empty path.
+        HostError: when a path cannot be looked at.
     """
     if not text or "\x00" in text or "\n" in text:
         raise InvalidInputError(f"Cannot read location {text[:200]!r}: it is empty or has line breaks", hint=_HINT)
@@ -67,19 +74,31 @@ def parse_location(text: str) -> Location:
     if text.startswith("oci:"):
         return LayoutLocation(*_path_and_name(text.removeprefix("oci:"), text))
     path = Path(text)
-    if path.is_dir():
+    kind = _kind(path)
+    if stat.S_ISDIR(kind):
         return LayoutLocation(path)
-    if path.is_file():
+    if stat.S_ISREG(kind):
         return ArchiveLocation(path)
+    shown = _USER.sub("…@", text, count=1)  # a reference without its transport may come with a password
     raise InvalidInputError(
-        f"Cannot read location `{text[:200]}`: it names no transport and no existing file", hint=_HINT
+        f"Cannot read location `{shown[:200]}`: it names no transport and no existing file", hint=_HINT
     )
 
 
 def _path_and_name(rest: str, text: str) -> tuple[Path, str]:
     path, colon, name = rest.rpartition(":")
-    if not colon or Path(rest).exists() or "/" in name:
+    if not colon or "/" in name or _kind(Path(rest)):
         path, name = rest, ""
     if not path:
         raise InvalidInputError(f"Cannot read location `{text[:200]}`: the path is empty", hint=_HINT)
     return Path(path), name
+
+
+def _kind(path: Path) -> int:
+    """Return the mode bits of what a path leads to, 0 when there is nothing."""
+    try:
+        return path.stat().st_mode
+    except OSError as error:
+        if error.errno in _ABSENT:
+            return 0
+        raise host_error(f"Cannot look at `{path}`", error) from error

@@ -22,7 +22,6 @@ MEDIA_LAYER_TAR = "application/vnd.oci.image.layer.v1.tar"
 MEDIA_DOCKER_LIST = "application/vnd.docker.distribution.manifest.list.v2+json"
 MEDIA_DOCKER_MANIFEST = "application/vnd.docker.distribution.manifest.v2+json"
 MEDIA_DOCKER_LAYER = "application/vnd.docker.image.rootfs.diff.tar.gzip"
-MEDIA_EMPTY = "application/vnd.oci.empty.v1+json"
 
 ACCEPT = (MEDIA_INDEX, MEDIA_MANIFEST, MEDIA_DOCKER_LIST, MEDIA_DOCKER_MANIFEST)
 LAYER_COMPRESSION = {

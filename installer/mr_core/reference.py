@@ -9,10 +9,11 @@ from mr_core.digest import Digest
 from mr_core.errors import InvalidInputError
 
 DOCKER_HUB = "docker.io"
-_REGISTRY = re.compile(r"(?:[A-Za-z0-9](?:[A-Za-z0-9.-]*[A-Za-z0-9])?|\[[0-9a-fA-F:]+\])(?::[0-9]{1,5})?")
+_REGISTRY = re.compile(r"(?:[A-Za-z0-9](?:[A-Za-z0-9.-]*[A-Za-z0-9])?|\[[0-9a-fA-F:]+\])(?::(?P<port>[0-9]{1,5}))?")
 _COMPONENT = r"[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*"
 _REPOSITORY = re.compile(rf"{_COMPONENT}(?:/{_COMPONENT})*")
 _TAG = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,127}")
+_LIKE_DIGEST = re.compile(r"[A-Za-z0-9]+:[0-9A-Za-z]*")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,9 +33,14 @@ class Reference:
         the tag is ``latest``.
 
         Raises:
-            InvalidInputError: naming what is wrong.
+            InvalidInputError: naming what is wrong, but never what may be a user name and a password.
         """
         rest, at, digest_text = text.partition("@")
+        if at and _LIKE_DIGEST.fullmatch(digest_text) is None:
+            raise InvalidInputError(
+                "Cannot read reference: no digest follows the `@`",
+                hint="a reference holds no user name and no password; `docker login` keeps those",
+            )
         digest = Digest.parse(digest_text, f"reference `{text[:200]}`") if at else None
         head, slash, tail = rest.partition("/")
         if slash and ("." in head or ":" in head or head == "localhost"):
@@ -51,7 +57,8 @@ class Reference:
             registry = DOCKER_HUB
         if registry == DOCKER_HUB and path and "/" not in path:
             path = f"library/{path}"
-        if _REGISTRY.fullmatch(registry) is None:
+        host = _REGISTRY.fullmatch(registry)
+        if host is None or int(host["port"] or 0) > 65535:
             raise _bad(text, f"`{registry}` is not a registry host")
         if len(path) > 255 or _REPOSITORY.fullmatch(path) is None:
             reason = (

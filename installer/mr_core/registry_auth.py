@@ -42,7 +42,10 @@ def find_credentials(registry: str, repository: str, options: RegistryOptions) -
 
 
 def _docker_config(options: RegistryOptions) -> dict[str, Any]:
-    directory = options.docker_config or Path(os.environ.get("DOCKER_CONFIG") or Path.home() / ".docker")
+    try:
+        directory = options.docker_config or Path(os.environ.get("DOCKER_CONFIG") or Path.home() / ".docker")
+    except RuntimeError:  # a user without a home, as in many containers
+        return {}
     path = directory / "config.json"
     try:
         raw = path.read_bytes()
@@ -110,6 +113,6 @@ def _ask_helper(suffix: str, host: str) -> str | None:
     try:
         answer = json.loads(done.stdout)
         pair = f"{answer['Username']}:{answer['Secret']}".encode()
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise AccessDeniedError(f"Cannot get credentials for `{host}`: `{program}` gave no valid answer") from error
     return base64.b64encode(pair).decode("ascii")

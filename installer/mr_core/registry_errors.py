@@ -13,6 +13,7 @@ from mr_core.errors import (
     InvalidInputError,
     NotFoundError,
     UnavailableError,
+    printable,
 )
 from mr_core.retry import RETRY_STATUSES, TransientFailure
 
@@ -128,7 +129,7 @@ def _innermost(error: BaseException) -> str:
     text = str(deepest)
     if isinstance(deepest, OSError) and not isinstance(deepest, socket.gaierror) and deepest.strerror:
         text = deepest.strerror
-    return _plain(text) or type(deepest).__name__
+    return printable(text) or type(deepest).__name__
 
 
 def _reason(body: str) -> str:
@@ -138,8 +139,4 @@ def _reason(body: str) -> str:
         text = f"{first.get('code', '')}: {first.get('message', '')}"
     except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
         return ""
-    return f" ({_plain(text)})"
-
-
-def _plain(text: str) -> str:
-    return "".join(char for char in text if char.isprintable())[:200]
+    return f" ({printable(text)})"

@@ -7,14 +7,16 @@
 from __future__ import annotations
 
 import re
+import ssl
 import threading
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Self
 from urllib.parse import SplitResult, urljoin, urlsplit
 
-from mr_core.errors import AccessDeniedError, BundleError, InvalidInputError, UnavailableError
+from mr_core.errors import AccessDeniedError, BundleError, HostError, UnavailableError
 from mr_core.events import Cancel
 from mr_core.registry_auth import find_credentials
 from mr_core.registry_errors import connection_failure, refused, status_failure
@@ -77,6 +79,7 @@ class RegistrySession:
         self._repository = repository
         self._authorization: str | None = None
         self._auth_lock = threading.Lock()
+        self._authorities_checked = False
         self._errors = (requests.RequestException, HTTPError, OSError, ValueError)
         session = requests.Session()
         session.trust_env = False  # else ~/.netrc replaces our Authorization and REQUESTS_CA_BUNDLE our CA bundle
@@ -111,6 +114,10 @@ class RegistrySession:
             UnavailableError: when the server cannot be reached or fails, after the retries.
             AccessDeniedError: for 401 and 403.
             NotFoundError: for 404.
+            InvalidInputError: for any other refusal of the request itself.
+            IntegrityError: when the server says that it received other bytes.
+            HostError: when the file with the certificates to trust cannot be used.
+            CancelledError: when asked to stop.
         """
         call = _Call(method, what, dict(headers or {}), body, read_timeout)
 
@@ -144,8 +151,13 @@ class RegistrySession:
             raise UnavailableError(
                 f"Cannot {what}: `{self.host}` sent status {response.status_code} without a location"
             )
-        url = urljoin(response.url, location)
-        self._check_step(urlsplit(response.url), urlsplit(url), what)
+        try:
+            url = urljoin(response.url, location)
+            new = urlsplit(url)
+            _origin(new)
+        except ValueError as error:
+            raise UnavailableError(f"Cannot {what}: `{self.host}` redirects to a bad address") from error
+        self._check_step(urlsplit(response.url), new, what)
         return url
 
     def close(self) -> None:
@@ -190,6 +202,9 @@ class RegistrySession:
         if self._authorization is not None and self._is_home(url):
             headers["Authorization"] = self._authorization
         ca = self.options.ca_bundle
+        if ca is not None and not self._authorities_checked and url.lower().startswith("https:"):
+            _check_authorities(ca)
+            self._authorities_checked = True
         return self._session.request(
             call.method,
             url,
@@ -285,8 +300,19 @@ def _read(response: requests.Response, size: int, what: str, host: str) -> bytes
 
 
 def _origin(parts: SplitResult) -> tuple[str, str | None, int]:
+    """Return what two addresses must have in common to be one place; raise `ValueError` for a bad port."""
+    return parts.scheme, parts.hostname, parts.port or (443 if parts.scheme == "https" else 80)
+
+
+def _check_authorities(ca: Path) -> None:
+    """Raise `HostError` unless a file of certificates can be used: asking again would not mend it."""
     try:
-        port = parts.port
-    except ValueError as error:
-        raise InvalidInputError(f"Cannot read address `{parts.netloc}`: bad port") from error
-    return parts.scheme, parts.hostname, port or (443 if parts.scheme == "https" else 80)
+        if not ca.is_dir():  # a directory of hashed names is looked into when a connection is made
+            ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(ca)
+    except OSError as error:
+        reason = "it holds no certificates" if isinstance(error, ssl.SSLError) else (error.strerror or "").lower()
+        raise HostError(
+            f"Cannot read certificates `{ca}`: {reason}",
+            hint="check `--ca`, `SSL_CERT_FILE` and `REQUESTS_CA_BUNDLE`",
+            path=str(ca),
+        ) from error

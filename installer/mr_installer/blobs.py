@@ -10,16 +10,18 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import stat
 from dataclasses import dataclass
 from pathlib import Path
 
 from mr_core.digest import CHUNK, Hasher
-from mr_core.durable import host_errors, make_directories
-from mr_core.errors import IntegrityError, UnavailableError
+from mr_core.durable import host_errors, make_directories, write_all
+from mr_core.errors import BundleError, IntegrityError, UnavailableError
 from mr_core.events import BlobFinished, BlobProgress, Cancel, Outcome, Reporter
 from mr_core.flock import FileLock, try_lock, wait_lock
 from mr_core.manifest import Descriptor
 from mr_core.resuming import ResumingStream
+from mr_core.retry import RetryPolicy
 from mr_core.store import BlobFile, Source
 
 
@@ -42,7 +44,7 @@ class HeldBlob:
     def drop(self) -> None:
         """Stop using the blob and remove it, unless somebody else uses it."""
         self._lock.release()
-        with contextlib.suppress(FileNotFoundError):
+        with contextlib.suppress(FileNotFoundError, BundleError):  # a blob that stays costs space, not correctness
             lock = try_lock(self.blob.path, create=False)
             if lock is not None:
                 with lock, contextlib.suppress(OSError):
@@ -52,8 +54,9 @@ class HeldBlob:
 class BlobStore:
     """Fetches blobs into a directory, continuing what an earlier run began."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, *, retry: RetryPolicy | None = None) -> None:
         self._directory = directory
+        self._retry = retry or RetryPolicy()
 
     def _path(self, descriptor: Descriptor) -> Path:
         return self._directory / descriptor.digest.algorithm / descriptor.digest.hex
@@ -82,13 +85,15 @@ class BlobStore:
         while True:
             outcome, verified = Outcome.SKIPPED, False
             with wait_lock(part, what=f"download `{descriptor.digest.short}`", cancel=cancel):
-                if path.is_file() and path.stat().st_size == descriptor.size:
+                if _size(path) == descriptor.size:
                     with host_errors("remove", part):
                         part.unlink()
                 else:
-                    download = _Download(source, descriptor, part, label=label, report=report, cancel=cancel)
-                    outcome, verified = download.run(), True
-                    with host_errors("place", path):
+                    download = _Download(
+                        source, descriptor, part, label=label, retry=self._retry, report=report, cancel=cancel
+                    )
+                    with host_errors("write", part):
+                        outcome, verified = download.run(), True
                         part.replace(path)
             with contextlib.suppress(FileNotFoundError):
                 lock = try_lock(path, shared=True, create=False)
@@ -103,8 +108,17 @@ class _Download:
     """One blob on its way into its ``.part`` file; the caller holds the lock on that file."""
 
     def __init__(
-        self, source: Source, descriptor: Descriptor, part: Path, *, label: str, report: Reporter, cancel: Cancel
+        self,
+        source: Source,
+        descriptor: Descriptor,
+        part: Path,
+        *,
+        label: str,
+        retry: RetryPolicy,
+        report: Reporter,
+        cancel: Cancel,
     ) -> None:
+        self._retry = retry
         self._source = source
         self._descriptor = descriptor
         self._part = part
@@ -114,8 +128,7 @@ class _Download:
 
     def run(self) -> Outcome:
         """Fetch what is missing; a wrong digest is answered by one fetch from the start."""
-        with host_errors("write", self._part):
-            descriptor = os.open(self._part, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+        descriptor = os.open(self._part, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
         try:
             for _ in range(2):
                 resumed = self._fill(descriptor)
@@ -135,7 +148,9 @@ class _Download:
         begin = self._take_prefix(part)
         if begin == self._descriptor.size:  # never ask for a range at the end: registries answer it wrongly
             return begin > 0
-        with ResumingStream(self._source, self._descriptor, offset=begin, cancel=self._cancel) as stream:
+        with ResumingStream(
+            self._source, self._descriptor, offset=begin, policy=self._retry, cancel=self._cancel
+        ) as stream:
             while stream.position < self._descriptor.size:
                 chunk = stream.read(min(CHUNK, self._descriptor.size - stream.position))
                 if not chunk:
@@ -144,8 +159,7 @@ class _Download:
                         f" {stream.position} of {self._descriptor.size} bytes",
                         hint="run the same command again: it goes on where it stopped",
                     )
-                with host_errors("write", self._part):
-                    _write_all(part, chunk)
+                write_all(part, chunk)
                 self._hasher.update(chunk)
                 self._report(
                     BlobProgress(
@@ -169,7 +183,10 @@ class _Download:
         return os.lseek(part, 0, os.SEEK_CUR)
 
 
-def _write_all(descriptor: int, chunk: bytes) -> None:
-    view = memoryview(chunk)
-    while view:
-        view = view[os.write(descriptor, view) :]
+def _size(path: Path) -> int | None:
+    """Return the size of a regular file, `None` when there is none."""
+    try:
+        status = path.lstat()
+    except FileNotFoundError:
+        return None
+    return status.st_size if stat.S_ISREG(status.st_mode) else None

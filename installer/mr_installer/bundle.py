@@ -14,14 +14,14 @@ from mr_core.bundle_config import (
 )
 from mr_core.decode import Decoder, parse_json
 from mr_core.digest import Digest
-from mr_core.errors import InvalidInputError, UnsupportedError
+from mr_core.errors import BundleError, InvalidInputError, UnsupportedError
 from mr_core.manifest import LAYER_COMPRESSION, Descriptor, Index, Manifest, parse_document
 from mr_core.platform import Platform, Target
 from mr_core.store import Source
 from mr_installer.host import Host
-from mr_installer.selection import Candidate, Rejection, judge, select
+from mr_installer.selection import Candidate, Reason, Rejection, judge, select
 
-MAX_CONFIG_BYTES = 8 << 20
+MAX_CONFIG_BYTES = 4 << 20
 _UNKNOWN = Platform("unknown", "unknown")
 
 
@@ -68,15 +68,26 @@ def read_bundle(source: Source, found: Descriptor, host: Host, *, what: str, wan
     """
     document = parse_document(source.read_document(found), found.media_type)
     rejected: tuple[Rejection, ...] = ()
+    announced: Target | None = None
     if isinstance(document, Index):
-        selection = select(_candidates(document), host, what=what, wanted=wanted)
+        candidates, unknown = _candidates(document)
+        selection = select(candidates, host, what=what, wanted=wanted, unknown=unknown)
         rejected = selection.rejected
+        announced = selection.chosen.target
         entry = selection.chosen.descriptor
         document = parse_document(source.read_document(entry), entry.media_type)
         if isinstance(document, Index):
             raise UnsupportedError(f"Cannot install {what}: its index holds another index")
     config, label, diff_ids = _image_config(source, document, what)
-    if reasons := judge(config.target, config.requires, host):
+    if announced is not None and config.target != announced:
+        raise InvalidInputError(
+            f"Cannot install {what}: its index announces {announced}, but the bundle is for {config.target}",
+            hint="tell its publisher",
+        )
+    reasons = judge(config.target, config.requires, host)
+    if wanted is not None and config.target != wanted:
+        reasons = (*reasons, Reason(code="not-wanted", text=f"`{wanted}` was asked for"))
+    if reasons:
         text = "; ".join(reason.text for reason in reasons)
         raise UnsupportedError(
             f"Cannot install {what} on {host.platform}: {config.target}: {text}",
@@ -93,24 +104,31 @@ def read_bundle(source: Source, found: Descriptor, host: Host, *, what: str, wan
     )
 
 
-def _candidates(index: Index) -> list[Candidate]:
-    found = []
+def _candidates(index: Index) -> tuple[list[Candidate], tuple[Rejection, ...]]:
+    """Return the entries that can be judged, and those whose target or requirements a newer tool invented."""
+    found, unknown = [], []
     for entry in index.manifests:
         if entry.platform is None or entry.platform == _UNKNOWN:
             continue  # attestations and other attachments
-        text = entry.annotations.get(ANNOTATION_TARGET)
-        if text is None:
-            target, requires = Target(entry.platform, "cpu"), HostRequirements()
-        else:
+        text = entry.annotations.get(ANNOTATION_TARGET, f"{entry.platform}+cpu")
+        try:
             target = Target.parse(text, f"annotation `{ANNOTATION_TARGET}`")
             requires = _requires(entry.annotations.get(ANNOTATION_REQUIRES, "{}"))
-        found.append(Candidate(target=target, requires=requires, descriptor=entry))
-    return found
+        except BundleError as error:
+            unknown.append(Rejection(target=text, reasons=(Reason(code="unknown-target", text=error.message),)))
+        else:
+            found.append(Candidate(target=target, requires=requires, descriptor=entry))
+    return found, tuple(unknown)
+
+
+def _bytes(text: str) -> bytes:
+    """Return UTF-8; what no UTF-8 can say becomes bytes that the JSON parser refuses."""
+    return text.encode("utf-8", "surrogatepass")
 
 
 def _requires(text: str) -> HostRequirements:
     what = f"annotation `{ANNOTATION_REQUIRES}`"
-    read = Decoder(parse_json(text.encode(), what), what)
+    read = Decoder(parse_json(_bytes(text), what), what)
     requires = HostRequirements.decode(read)
     read.finish()
     return requires
@@ -130,7 +148,7 @@ def _image_config(source: Source, manifest: Manifest, what: str) -> tuple[Bundle
     texts = rootfs.texts("diff_ids", required=True)
     read.finish()
     diff_ids = tuple(Digest.parse(text, f"image config rootfs.diff_ids[{i}]") for i, text in enumerate(texts))
-    return parse_bundle_config(label.encode()), label.encode(), diff_ids
+    return parse_bundle_config(_bytes(label)), _bytes(label), diff_ids
 
 
 def _layers(manifest: Manifest, diff_ids: tuple[Digest, ...], what: str) -> tuple[Layer, ...]:

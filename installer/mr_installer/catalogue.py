@@ -8,7 +8,7 @@ import tomllib
 from importlib import resources
 
 from mr_core.decode import Decoder
-from mr_core.errors import NotFoundError, UsageError
+from mr_core.errors import InvalidInputError, NotFoundError, UsageError
 from mr_core.location import Location, parse_location
 
 REPOSITORY_VARIABLE = "MR_REPOSITORY"
@@ -46,4 +46,13 @@ def default_location(backend: str, version: str) -> Location:
         )
     if "{backend}" not in template:
         template = template.rstrip("/") + "/{backend}:{version}"
-    return parse_location(template.replace("{backend}", backend).replace("{version}", version or "latest"))
+    if version.startswith(("sha256:", "sha512:")):
+        template = template.replace(":{version}", "@{version}")
+    text = template.replace("{backend}", backend).replace("{version}", version or "latest")
+    try:
+        return parse_location(text)
+    except InvalidInputError as error:
+        raise UsageError(
+            f"Cannot use {REPOSITORY_VARIABLE}=`{template}`: {error.message}",
+            hint="it looks like `docker://registry.example/bundles/{backend}:{version}`",
+        ) from error

@@ -23,7 +23,7 @@ def is_healthy(host: str, port: int, path: str, *, timeout: float = 1.0) -> bool
         connection.request("GET", path, headers={"Connection": "close"})
         with connection.getresponse() as response:
             return response.status == http.client.OK
-    except (OSError, http.client.HTTPException):
+    except (OSError, UnicodeError, http.client.HTTPException):  # UnicodeError: a host or a path that HTTP cannot carry
         return False
     finally:
         connection.close()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from mr_core.open_store import open_source
 from mr_core.platform import Target
 from mr_core.registry_options import RegistryOptions
 from mr_core.store import Source
-from mr_installer.activation import close_journal, commit, exclusive, settle
+from mr_installer.activation import activate, exclusive
 from mr_installer.blobs import BlobStore
 from mr_installer.bundle import read_bundle
 from mr_installer.catalogue import default_location
@@ -36,6 +37,7 @@ from mr_installer.root import Root
 from mr_installer.server import Server, start_server
 from mr_installer.staging import StageOptions
 from mr_installer.transaction import Installed, apply_plan
+from mr_installer.usage import use_release
 from mr_installer.verification import Verified, verify_release
 
 Confirm = Callable[[InstallPlan], None]
@@ -86,7 +88,19 @@ class Installer:
         """Return the stable path that starts the backend's server, through every upgrade."""
         return self.root.backend(backend).launcher
 
-    def plan(self, backend: str, *, version: str = "", source: str = "", target: Target | None = None) -> InstallPlan:
+    def using(self, *, report: Reporter | None = None, cancel: Cancel | None = None) -> Installer:
+        """Return an installer of the same root and settings with its own reporter or cancel token, for one job."""
+        return Installer(
+            self.root.path,
+            source=self._source,
+            registry=self._registry,
+            report=report or self._report,
+            cancel=cancel or self._cancel,
+        )
+
+    def plan(
+        self, backend: str, *, version: str = "", source: str = "", target: Target | None = None, probe: bool = True
+    ) -> InstallPlan:
         """Decide what an install would do; changes nothing.
 
         Args:
@@ -94,8 +108,9 @@ class Installer:
             version: A version, ``sha256:…``, or empty for what the source's name points to.
             source: Location to install from; default the one of this object, else ``MR_REPOSITORY``.
             target: Consider this target only.
+            probe: Whether a release whose probe was skipped counts as not ready.
         """
-        plan, opened = self._plan(backend, version, source, target)
+        plan, opened = self._plan(backend, version, source, target, probe=probe)
         if opened is not None:
             opened.close()
         return plan
@@ -125,12 +140,18 @@ class Installer:
         Raises:
             BundleError: the active release, if there was one, is still active.
         """
-        plan, opened = self._plan(backend, version, source, target)
+        plan, opened = self._plan(backend, version, source, target, probe=probe)
         try:
             if confirm is not None and plan.action is not Action.NOTHING:
                 confirm(plan)
             return apply_plan(
-                plan, self.root, opened, probe=probe, options=options, report=self._report, cancel=self._cancel
+                plan,
+                self.root,
+                opened,
+                probe=probe,
+                options=options or StageOptions(retry=self._registry.retry),
+                report=self._report,
+                cancel=self._cancel,
             )
         except BundleError as error:
             self._comfort(backend, error)
@@ -143,7 +164,7 @@ class Installer:
         """Activate the release that was active before; no network, no copying.
 
         Raises:
-            NotFoundError: when there is no earlier release on disk that passed its probe.
+            NotFoundError: when no release that was active earlier is on disk.
         """
         directory = self.root.backend(backend)
         if not directory.release_ids():
@@ -151,7 +172,7 @@ class Installer:
                 f"Cannot roll back `{backend}`: it is not installed below `{self.root.path}`",
                 hint="`mr-install list` shows what is installed",
             )
-        with exclusive(directory, cancel=self._cancel):
+        with exclusive(directory, report=self._report, cancel=self._cancel):
             release = previous_release(directory)
             active = directory.active() or ""
             if release is None:
@@ -160,11 +181,12 @@ class Installer:
                     hint=f"install the version you want: `mr-install {backend}@VERSION --from SOURCE`",
                 )
             with Phase(self._report, "rollback", release.id):
-                journal = Journal(operation="rollback", transaction="rollback", release=release.id, previous=active)
-                write_journal(directory.journal, journal)
-                commit(directory, release.id)
-                settle(directory, release.id)
-                close_journal(directory)
+                transaction = secrets.token_hex(4)
+                write_journal(
+                    directory.journal,
+                    Journal(operation="rollback", transaction=transaction, release=release.id, previous=active),
+                )
+                activate(directory, release.id, report=self._report)
         return self._installed(backend, release, previous=active)
 
     def probe(self, backend: str) -> ProbeResult:
@@ -172,7 +194,7 @@ class Installer:
         directory = self.root.backend(backend)
         release = require_active(directory)
         spec = read_config(directory, release.id).probe
-        with Phase(self._report, "probe", ", ".join(spec.imports)):
+        with use_release(directory, release.id), Phase(self._report, "probe", ", ".join(spec.imports)):
             return probe_release(directory, release.id, spec, cancel=self._cancel)
 
     def serve(
@@ -218,17 +240,19 @@ class Installer:
         return verify_release(self.root.backend(backend), deep=deep, report=self._report, cancel=self._cancel)
 
     def _plan(
-        self, backend: str, version: str, source: str, target: Target | None
+        self, backend: str, version: str, source: str, target: Target | None, *, probe: bool
     ) -> tuple[InstallPlan, Source | None]:
         self.root.backend(backend)  # refuse an impossible name before anything else
         text = source or self._source
-        if not text and (local := self._local(backend, version)) is not None:
+        if not text and (local := self._local(backend, version, probe=probe)) is not None:
             return local, None
         location = parse_location(text) if text else default_location(backend, version)
         host = survey_host()
         opened, name = open_source(location, options=self._registry, cancel=self._cancel)
         try:
-            plan = self._plan_source(opened, location, name, backend=backend, version=version, target=target, host=host)
+            plan = self._plan_source(
+                opened, location, name, backend=backend, version=version, target=target, host=host, probe=probe
+            )
         except BaseException as error:
             opened.close()
             if isinstance(error, BundleError):
@@ -246,11 +270,12 @@ class Installer:
         version: str,
         target: Target | None,
         host: Host,
+        probe: bool,
     ) -> InstallPlan:
         directory = self.root.backend(backend)
         with Phase(self._report, "resolve", str(location)):
-            found = opened.resolve(version if version.startswith("sha256:") else name)
-            if (same := self._same(backend, found.digest, target)) is not None:
+            found = opened.resolve(version if _is_digest(version) else name)
+            if (same := self._same(backend, found.digest, version, target, probe=probe)) is not None:
                 return same
             bundle = read_bundle(opened, found, host, what=f"{backend} from `{location}`", wanted=target)
         config = bundle.config
@@ -259,7 +284,7 @@ class Installer:
                 f"Cannot find backend `{backend}` in `{location}`: it holds `{config.backend}`",
                 hint=f"run `mr-install {config.backend} --from {location}`",
             )
-        if version and not version.startswith("sha256:") and config.version != version:
+        if version and not _is_digest(version) and config.version != version:
             raise NotFoundError(
                 f"Cannot find version {version} of {backend} in `{location}`: it holds {config.version}",
                 hint=f"run `mr-install {backend}@{config.version} --from {location}`, or name another source",
@@ -270,35 +295,42 @@ class Installer:
             if opened.blob_file(layer.descriptor) is None:
                 fetch += blobs.missing_bytes(layer.descriptor)
         return plan_bundle(
-            bundle, directory, source=str(location), insecure=self._is_insecure(location), fetch_bytes=fetch
+            bundle,
+            directory,
+            source=str(location),
+            insecure=self._is_insecure(location),
+            fetch_bytes=fetch,
+            probe=probe,
         )
 
     def _is_insecure(self, location: Location) -> bool:
         match location:
             case RegistryLocation(reference=reference):
-                return reference.registry in self._registry.insecure_hosts
+                return self._registry.is_insecure(reference.registry)
             case _:
                 return False
 
-    def _same(self, backend: str, digest: Digest, target: Target | None) -> InstallPlan | None:
+    def _same(
+        self, backend: str, digest: Digest, version: str, target: Target | None, *, probe: bool
+    ) -> InstallPlan | None:
         """Return a plan that needs no more of the network when ``digest`` is what an active release came from."""
         active = self._active(backend)
         if active is None or digest not in (active.receipt.resolved, active.receipt.digest):
             return None
-        if not active.probed or (target is not None and str(target) != active.receipt.target):
+        if not _is_ready(active, probe=probe) or not (_is_digest(version) or _is_version(active, version)):
+            return None
+        if target is not None and str(target) != active.receipt.target:
             return None
         return self._plan_local(backend, active)
 
-    def _local(self, backend: str, version: str) -> InstallPlan | None:
+    def _local(self, backend: str, version: str, *, probe: bool) -> InstallPlan | None:
         """Return a plan from what is on disk, when that already is what was asked for."""
-        directory = self.root.backend(backend)
         active = self._active(backend)
-        if active is not None and active.probed and _is_version(active, version):
-            return self._plan_local(backend, active)
+        if active is not None and _is_version(active, version):
+            return self._plan_local(backend, active, ready=_is_ready(active, probe=probe))
         if version:
-            for name in directory.release_ids():
-                release = read_release(directory, name)
-                if release is not None and release.probed and _is_version(release, version):
+            for release in read_status(self.root.backend(backend)).releases:
+                if release.accepted and _is_version(release, version):
                     return self._plan_local(backend, release)
         return None
 
@@ -311,7 +343,7 @@ class Installer:
             self._report(Notice(code="release-damaged", message=error.message, level=Level.WARNING))
             return None
 
-    def _plan_local(self, backend: str, release: Release) -> InstallPlan:
+    def _plan_local(self, backend: str, release: Release, *, ready: bool = True) -> InstallPlan:
         active = self.root.backend(backend).active()
         receipt = release.receipt
         return InstallPlan(
@@ -322,7 +354,7 @@ class Installer:
             digest=receipt.digest,
             resolved=receipt.resolved,
             source=receipt.source,
-            action=Action.NOTHING if release.id == active else Action.ACTIVATE,
+            action=Action.NOTHING if ready and release.id == active else Action.ACTIVATE,
             previous=active if active is not None and active != release.id else "",
             insecure=receipt.insecure,
         )
@@ -346,6 +378,15 @@ class Installer:
         active = self.root.backend(backend).active()
         if active is not None and not isinstance(error, UsageError):
             self._report(Notice(code="still-active", message=f"{backend} {active} is still active", level=Level.NOTE))
+
+
+def _is_digest(version: str) -> bool:
+    return version.startswith(("sha256:", "sha512:"))
+
+
+def _is_ready(release: Release, *, probe: bool) -> bool:
+    """Whether a release may stay active as it is; one whose probe was skipped is probed when that is wanted."""
+    return release.probed if probe else release.accepted
 
 
 def _is_version(release: Release, version: str) -> bool:

@@ -11,8 +11,11 @@ from typing import Any
 
 from mr_core.digest import Digest
 from mr_core.errors import HostError
+from mr_installer.activation import refuse_foreign
 from mr_installer.bundle import Bundle
+from mr_installer.releases import find_release
 from mr_installer.root import BackendDirectory, release_id
+from mr_installer.selection import Rejection
 
 INODES_BESIDE_FILES = 64
 """Inodes the installer itself needs: state, links, lock files."""
@@ -70,26 +73,29 @@ class InstallPlan:
             "disk_bytes": self.disk_bytes,
             "inodes": self.inodes,
             "free_bytes": self.free_bytes,
-            "rejected": {str(r.target): [reason.code for reason in r.reasons] for r in self.rejected},
+            "rejected": {r.target: [reason.code for reason in r.reasons] for r in self.rejected},
         }
 
     @property
-    def rejected(self) -> tuple[Any, ...]:
+    def rejected(self) -> tuple[Rejection, ...]:
         """Targets of the same version that this host cannot run."""
         return self.bundle.rejected if self.bundle is not None else ()
 
 
 def plan_bundle(
-    bundle: Bundle, directory: BackendDirectory, *, source: str, insecure: bool, fetch_bytes: int
+    bundle: Bundle, directory: BackendDirectory, *, source: str, insecure: bool, fetch_bytes: int, probe: bool
 ) -> InstallPlan:
-    """Return the plan for a resolved bundle. Reads the disk, changes nothing."""
+    """Return the plan for a resolved bundle; ``probe`` tells whether a release must have passed its own.
+
+    Reads the disk, changes nothing.
+    """
     config = bundle.config
     release = release_id(config.version, bundle.digest)
     active = directory.active()
-    placed = directory.release(release).is_dir()
-    proven = placed and directory.probed(release).is_file()
+    placed = find_release(directory, release, bundle.digest)
     action = Action.INSTALL
-    if placed:
+    if placed is not None:
+        proven = placed.probed if probe else placed.accepted
         action = Action.NOTHING if proven and active == release else Action.ACTIVATE
     new = action is Action.INSTALL
     return InstallPlan(
@@ -117,11 +123,7 @@ def preflight(plan: InstallPlan, directory: BackendDirectory) -> None:
     Raises:
         HostError: too little space or too few inodes, a filesystem that forbids execution, or somebody else's tree.
     """
-    if directory.is_foreign():
-        raise HostError(
-            f"Cannot install into `{directory.path}`: another program put a backend there",
-            hint="move that directory away, or choose another root with `--root`",
-        )
+    refuse_foreign(directory)
     if plan.action is not Action.INSTALL:
         return
     free, inodes, noexec = _free(directory.path)

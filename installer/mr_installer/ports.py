@@ -6,7 +6,9 @@ import socket
 import sys
 from typing import Self
 
-from mr_core.errors import HostError
+from mr_core.errors import HostError, UsageError
+
+_MOST = 65535
 
 
 class Reservation:
@@ -23,8 +25,11 @@ class Reservation:
         """Bind ``port`` (0: any free one) on ``host``.
 
         Raises:
+            UsageError: when ``port`` is not a port number.
             HostError: when it is in use, not allowed, or ``host`` is not an address of this machine.
         """
+        if not 0 <= port <= _MOST:
+            raise UsageError(f"Cannot listen on port {port}: it is not between 0 and {_MOST}")
         try:
             found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
             family, kind, protocol, _, address = found[0]
@@ -36,7 +41,7 @@ class Reservation:
             except OSError:
                 self._socket.close()
                 raise
-        except (OSError, UnicodeError) as error:
+        except (OSError, ValueError) as error:  # ValueError: a name that is none, such as one with a NUL
             reason = (error.strerror if isinstance(error, OSError) else "") or str(error)
             raise HostError(
                 f"Cannot listen on `{host}` port {port}: {reason[:1].lower()}{reason[1:]}",

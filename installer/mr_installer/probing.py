@@ -6,6 +6,7 @@ The bundle's own shim does the work (``mr_shim.probe``), so a release is proven 
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import signal
 import subprocess
@@ -13,11 +14,11 @@ import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from mr_core.decode import Decoder, parse_json
 from mr_core.durable import host_errors, make_directories, write_durably
-from mr_core.errors import BundleError, ProbeError
+from mr_core.errors import BundleError, HostError, ProbeError
 from mr_core.events import Cancel
 from mr_installer.root import BackendDirectory
 from mr_shim.command import shim_command
@@ -52,10 +53,8 @@ def probe_release(directory: BackendDirectory, release: str, spec: ProbeSpec, *,
     if code == 0 and report is not None and report.boolean("ok"):
         return ProbeResult(
             release=release,
-            seconds=float(report.value.get("seconds") or 0.0),
-            modules={
-                item.text("module", ""): float(item.value.get("seconds") or 0.0) for item in report.tables("imports")
-            },
+            seconds=_seconds(report),
+            modules={item.text("module", ""): _seconds(item) for item in report.tables("imports")},
             versions={name: str(item.value) for name, item in report.table("versions").entries() if item.value},
         )
     log = _keep(directory.logs / f"probe-{release}.log", command, code, output=output, errors=errors)
@@ -69,10 +68,19 @@ def probe_release(directory: BackendDirectory, release: str, spec: ProbeSpec, *,
     )
 
 
+def _seconds(item: Decoder) -> float:
+    value = item.value.get("seconds")
+    return float(value) if isinstance(value, int | float) else 0.0
+
+
 def _run(command: list[str], timeout: float, cancel: Cancel) -> tuple[int | None, bytes, bytes]:
     """Run the probe; return its status (`None` when it was killed for taking too long), stdout and stderr."""
     deadline = time.monotonic() + timeout
-    with tempfile.TemporaryFile() as output, tempfile.TemporaryFile() as errors:
+    with (
+        host_errors("probe with", command[0]),
+        tempfile.TemporaryFile() as output,
+        tempfile.TemporaryFile() as errors,
+    ):
         try:
             process = subprocess.Popen(
                 command,
@@ -83,9 +91,10 @@ def _run(command: list[str], timeout: float, cancel: Cancel) -> tuple[int | None
                 start_new_session=True,
             )
         except OSError as error:
-            raise ProbeError(
+            kind = ProbeError if error.errno == errno.ENOEXEC else HostError
+            raise kind(
                 f"Cannot start `{command[0]}`: {(error.strerror or str(error)).lower()}",
-                hint="the filesystem may be mounted `noexec`, or the bundle is for another machine",
+                hint="is its filesystem mounted `noexec`, or the bundle for another machine?",
             ) from error
         try:
             while (code := process.poll()) is None and time.monotonic() < deadline:
@@ -95,13 +104,13 @@ def _run(command: list[str], timeout: float, cancel: Cancel) -> tuple[int | None
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.killpg(process.pid, signal.SIGKILL)
             process.wait()
-        output.seek(0)
-        errors.seek(0)
-        return code, output.read(_TAIL_BYTES * 16), _tail(errors.read())
+        return code, _tail(output, _TAIL_BYTES * 16), _tail(errors, _TAIL_BYTES)
 
 
-def _tail(text: bytes) -> bytes:
-    return text[-_TAIL_BYTES:]
+def _tail(file: BinaryIO, size: int) -> bytes:
+    end = file.seek(0, os.SEEK_END)
+    file.seek(max(0, end - size))
+    return file.read(size)
 
 
 def _parse(output: bytes) -> Decoder | None:

@@ -6,11 +6,12 @@ from dataclasses import dataclass
 from enum import Enum
 
 from mr_core.bundle_config import BundleConfig, parse_bundle_config
+from mr_core.digest import Digest
 from mr_core.durable import host_errors
-from mr_core.errors import BundleError, NotFoundError
+from mr_core.errors import BundleError, IntegrityError, NotFoundError
 from mr_core.file_manifest import BUNDLE_PATH, RECEIPT_PATH
 from mr_core.flock import try_lock
-from mr_installer.receipt import Receipt, read_history, read_receipt
+from mr_installer.receipt import Receipt, read_history, read_probe_record, read_receipt
 from mr_installer.root import BackendDirectory
 
 
@@ -26,11 +27,17 @@ class State(Enum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Release:
-    """A placed release: complete, and never changed afterwards."""
+    """A placed release: complete, and never changed afterwards.
+
+    Attributes:
+        probed: Whether its probe passed here; false as well when its user chose to skip it.
+        accepted: Whether it may be active: probed, or skipped by choice.
+    """
 
     id: str
     receipt: Receipt
     probed: bool
+    accepted: bool
     active: bool
 
 
@@ -52,18 +59,38 @@ def read_release(directory: BackendDirectory, release: str) -> Release | None:
         InvalidInputError: when its receipt is damaged.
         NotFoundError: when it has no receipt: it was never sealed.
     """
-    place = directory.release(release)
-    if not place.is_dir():
+    if release not in directory.release_ids():
         return None
+    place = directory.release(release)
     receipt = read_receipt(place / RECEIPT_PATH)
     if receipt is None:
         raise NotFoundError(f"Cannot use release `{release}` of {directory.name}: it has no receipt")
+    record = read_probe_record(directory.probed(release))
     return Release(
         id=release,
         receipt=receipt,
-        probed=directory.probed(release).is_file(),
+        probed=record is not None and not record.skipped,
+        accepted=record is not None,
         active=directory.active() == release,
     )
+
+
+def find_release(directory: BackendDirectory, release: str, digest: Digest) -> Release | None:
+    """Return the placed release of exactly this bundle; `None` when it is not there, or not whole enough to use.
+
+    Raises:
+        IntegrityError: when another bundle has the same release id: its digest was made to begin alike.
+    """
+    try:
+        found = read_release(directory, release)
+    except BundleError:
+        return None
+    if found is not None and found.receipt.digest != digest:
+        raise IntegrityError(
+            f"Cannot install {digest}: another bundle, {found.receipt.digest}, is installed as `{release}`",
+            hint=f"check where both come from; `mr-install uninstall {directory.name}` removes the installed one",
+        )
+    return found
 
 
 def read_config(directory: BackendDirectory, release: str) -> BundleConfig:
@@ -146,6 +173,6 @@ def previous_release(directory: BackendDirectory) -> Release | None:
                 found = read_release(directory, release)
             except BundleError:
                 continue
-            if found is not None and found.probed:
+            if found is not None and found.accepted:
                 return found
     return None

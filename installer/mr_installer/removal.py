@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from mr_core.durable import host_errors, sync_directory
 from mr_core.errors import HostError, NotFoundError
 from mr_core.events import Cancel, Phase, Reporter
-from mr_installer.activation import close_journal, exclusive, remove_contents
+from mr_installer.activation import close_journal, exclusive, refuse_foreign, remove_contents
 from mr_installer.receipt import Journal, write_journal
 from mr_installer.root import BackendDirectory
-from mr_installer.usage import is_leased, processes_using
+from mr_installer.usage import hold_leases, processes_using
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,19 +30,15 @@ def uninstall(directory: BackendDirectory, *, force: bool, report: Reporter, can
         NotFoundError: when nothing is installed.
         HostError: when it is in use and ``force`` is false, or when another program owns the directory.
     """
-    if directory.is_foreign():
-        raise HostError(
-            f"Cannot uninstall `{directory.path}`: another program put a backend there",
-            hint="remove it with the program that installed it",
-        )
+    refuse_foreign(directory)
     if not directory.release_ids() and directory.active() is None:
         raise NotFoundError(
             f"Cannot uninstall `{directory.name}`: it is not installed below `{directory.path.parent}`",
             hint="`mr-install list` shows what is installed",
         )
-    with exclusive(directory, cancel=cancel):
+    with exclusive(directory, report=report, cancel=cancel), hold_leases(directory, directory.release_ids()) as leased:
         if not force:
-            _refuse_when_used(directory)
+            _refuse_when_used(directory, leased)
         releases = tuple(directory.release_ids())
         transaction = secrets.token_hex(4)
         write_journal(directory.journal, Journal(operation="uninstall", transaction=transaction))
@@ -55,9 +51,8 @@ def uninstall(directory: BackendDirectory, *, force: bool, report: Reporter, can
     return Uninstalled(backend=directory.name, releases=releases)
 
 
-def _refuse_when_used(directory: BackendDirectory) -> None:
+def _refuse_when_used(directory: BackendDirectory, leased: list[str]) -> None:
     users = processes_using(directory)
-    leased = [release for release in directory.release_ids() if is_leased(directory.release(release))]
     if users or leased:
         named = ", ".join(map(str, users)) or f"a server of {', '.join(leased)}"
         raise HostError(

@@ -19,17 +19,18 @@ from pathlib import Path
 
 from mr_core.bundle_config import NAME_PATTERN
 from mr_core.digest import Digest
-from mr_core.errors import UsageError
+from mr_core.durable import host_errors
+from mr_core.errors import HostError, UsageError
 
 _NAME = re.compile(NAME_PATTERN)
-_ID = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._!+-]{0,100}-[0-9a-f]{12}")
+RELEASE_ID = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._!+-]{0,100}-[0-9a-f]{12}")
 PYTHON = "python3.12"
 
 
 def default_root() -> Path:
     """Return ``MR_ROOT``, else the directory the existing host daemon uses."""
     configured = os.environ.get("MR_ROOT", "")
-    return Path(configured) if configured else Path.home() / ".docker" / "model-runner"
+    return Path(configured or "~/.docker/model-runner")
 
 
 def release_id(version: str, digest: Digest) -> str:
@@ -47,7 +48,14 @@ class Root:
     def at(cls, path: Path | str | None = None) -> Root:
         """Return the root at ``path``, or the default one."""
         chosen = Path(path) if path is not None and str(path) else default_root()
-        return cls(Path(os.path.abspath(chosen.expanduser())))  # noqa: PTH100 - resolve() would follow links
+        try:
+            expanded = chosen.expanduser()
+        except RuntimeError as error:  # a user id without a home, or `~nobody-of-that-name`
+            raise HostError(
+                f"Cannot use `{chosen}` as the root: there is no such home directory",
+                hint="name a directory with `--root` or MR_ROOT",
+            ) from error
+        return cls(Path(os.path.abspath(expanded)))  # noqa: PTH100 - resolve() would follow links
 
     def backend(self, name: str) -> BackendDirectory:
         """Return the paths of one backend.
@@ -69,10 +77,7 @@ class Root:
 
     def backends(self) -> list[BackendDirectory]:
         """Return every directory below the root that could be a backend, sorted by name."""
-        try:
-            names = sorted(entry.name for entry in os.scandir(self.path) if entry.is_dir(follow_symlinks=False))
-        except (FileNotFoundError, NotADirectoryError):
-            return []
+        names = _directories(self.path)
         return [BackendDirectory(self.path / name, name) for name in names if _NAME.fullmatch(name)]
 
 
@@ -149,15 +154,52 @@ class BackendDirectory:
             return None
         parts = target.split("/")
         ours = len(parts) == 5 and parts[:2] == ["..", "releases"] and parts[3:] == ["bin", PYTHON]
-        return parts[2] if ours and _ID.fullmatch(parts[2]) else None
+        return parts[2] if ours and RELEASE_ID.fullmatch(parts[2]) else None
 
     def release_ids(self) -> list[str]:
         """Return the ids of all placed releases, sorted by name."""
+        return [name for name in _directories(self.releases) if RELEASE_ID.fullmatch(name)]
+
+    def entries(self, release: str) -> dict[str, str]:
+        """Return the links below ``bin/`` when ``release`` is active: name and target."""
+        return {
+            "python3": f"../releases/{release}/bin/{PYTHON}",
+            "python": "python3",
+            PYTHON: "python3",
+            "mr-serve": f"../releases/{release}/bin/mr-serve",
+        }
+
+    def foreign_entries(self) -> list[str]:
+        """Return what lies here and is not ours, such as a plain tree that the host daemon put there.
+
+        Dot files do not count: desktops leave them everywhere.
+        """
+        found = [name for name in _names(self.path) if name not in {"bin", "releases"}]
+        found += [f"bin/{name}" for name in _names(self.bin) if not self._is_entry(name)]
+        return sorted(found)
+
+    def _is_entry(self, name: str) -> bool:
+        if name not in self.entries("") or not (self.bin / name).is_symlink():
+            return False
+        return name != "python3" or self.active() is not None
+
+    def is_foreign(self) -> bool:
+        """Whether something that is not ours lies here."""
+        return bool(self.foreign_entries())
+
+
+def _names(place: Path) -> list[str]:
+    with host_errors("read", place):
         try:
-            return sorted(entry.name for entry in os.scandir(self.releases) if _ID.fullmatch(entry.name))
+            return sorted(entry for entry in os.listdir(place) if not entry.startswith("."))  # noqa: PTH208
         except (FileNotFoundError, NotADirectoryError):
             return []
 
-    def is_foreign(self) -> bool:
-        """Whether something that is not ours lies here, such as a plain tree put there by the host daemon."""
-        return os.path.lexists(self.python) and self.active() is None
+
+def _directories(place: Path) -> list[str]:
+    """Return the names of real directories below ``place``, sorted; a link is none."""
+    with host_errors("read", place):
+        try:
+            return sorted(entry.name for entry in os.scandir(place) if entry.is_dir(follow_symlinks=False))
+        except (FileNotFoundError, NotADirectoryError):
+            return []

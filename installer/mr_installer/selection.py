@@ -33,9 +33,9 @@ class Candidate:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rejection:
-    """A candidate this host cannot run, with all reasons."""
+    """An entry this host cannot run, with all reasons; its target is text, for it may be one we do not know."""
 
-    target: Target
+    target: str
     reasons: tuple[Reason, ...]
 
     def __str__(self) -> str:
@@ -50,30 +50,37 @@ class Selection:
     rejected: tuple[Rejection, ...]
 
 
-def select(candidates: list[Candidate], host: Host, *, what: str, wanted: Target | None = None) -> Selection:
+def select(
+    candidates: list[Candidate],
+    host: Host,
+    *,
+    what: str,
+    wanted: Target | None = None,
+    unknown: tuple[Rejection, ...] = (),
+) -> Selection:
     """Choose among ``candidates``; ``wanted`` narrows the choice, but cannot make a host run what it cannot.
+
+    ``unknown`` are entries that were rejected before they could be judged.
 
     Raises:
         UnsupportedError: when none fits, listing every target with every reason.
     """
-    rejected: list[Rejection] = []
+    rejected = list(unknown)
     fitting: list[Candidate] = []
     for candidate in candidates:
         reasons = judge(candidate.target, candidate.requires, host)
         if wanted is not None and candidate.target != wanted:
             reasons = (Reason(code="not-wanted", text=f"`{wanted}` was asked for"),)
         if reasons:
-            rejected.append(Rejection(target=candidate.target, reasons=reasons))
+            rejected.append(Rejection(target=str(candidate.target), reasons=reasons))
         else:
             fitting.append(candidate)
     if not fitting:
         lines = "".join(f"\n  {rejection}" for rejection in rejected) or " it holds no bundle"
         raise UnsupportedError(
             f"Cannot install {what} on {host.platform}: no target fits this host:{lines}",
-            hint="`mr-install list --help` tells which hosts each backend is built for"
-            if not rejected
-            else "choose another version or backend, or a host that meets one of these",
-            rejected={str(r.target): [reason.code for reason in r.reasons] for r in rejected},
+            hint="choose another version or backend, or a host that meets one of these",
+            rejected={r.target: [reason.code for reason in r.reasons] for r in rejected},
         )
     chosen = min(fitting, key=lambda item: (_PREFERENCE.get(item.target.accelerator, 0), str(item.target)))
     return Selection(chosen=chosen, rejected=tuple(rejected))
@@ -107,5 +114,9 @@ def _older(have: str, need: str) -> bool:
     return bool(have) and bool(need) and _numbers(have) < _numbers(need)
 
 
-def _numbers(version: str) -> tuple[int, ...]:
-    return tuple(int(part) if part.isdigit() else 0 for part in version.split("."))
+def _numbers(version: str) -> list[int]:
+    """Return the parts of a version, without trailing zeros: 14.0 is 14.0.0."""
+    parts = [int(part) if part.isdecimal() else 0 for part in version.split(".")]
+    while parts and parts[-1] == 0:
+        parts.pop()
+    return parts

@@ -12,29 +12,17 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Self
 
-from mr_core.errors import (
-    BundleError,
-    HostError,
-    InvalidInputError,
-    NotFoundError,
-    ProbeError,
-    UnsupportedError,
-    UsageError,
-    redact,
-)
+from mr_core.errors import BundleError, HostError, NotFoundError, ProbeError, UsageError, redact
 from mr_core.events import Cancel, Phase, Reporter, SafeReporter, discard
 from mr_installer.health import is_healthy, server_url
 from mr_installer.ports import Reservation
+from mr_installer.refusal import HeldRefusal, read_refusal
 from mr_installer.supervision import Exited, ExitReason, Signalled, Stopped, SupervisedProcess
 from mr_shim.spec import LaunchSpec
 
 _SHOWN_LINES = 20
 _ATTEMPTS = 3
 _PORT_TAKEN = "address already in use"
-_SHIM_ERRORS: dict[int, type[BundleError]] = {
-    error.exit_code: error for error in (UsageError, InvalidInputError, NotFoundError, UnsupportedError, HostError)
-}
-"""Statuses of the shim, which mean the same as ours."""
 
 
 class Server:
@@ -124,27 +112,26 @@ def start_server(
         ProbeError: the server ended, or did not become healthy in time; ``tail`` and ``log`` are in the fields.
         CancelledError: when asked to stop.
     """
-    if not model.exists():
-        raise NotFoundError(
-            f"Cannot find model `{model}`: no such file or directory", hint="check the path given as `--model`"
-        )
+    _check_model(model)
     report = SafeReporter(report)
     cancel = cancel or Cancel()
     limit = float(spec.start_timeout) if timeout is None else timeout
     for attempt in range(1, _ATTEMPTS + 1):
         # A backend that binds without SO_REUSEADDR cannot use a port that is held for it: do not hold the second time.
         with Reservation(host, port, hold=attempt == 1) as reserved, Phase(report, "start-server", str(model)) as phase:
+            held = HeldRefusal(report)
             process = SupervisedProcess(
                 _command(launcher, model, host=host, port=reserved.port, names=names, extra=extra),
                 environment=environment,
                 stop_signal=spec.stop_signal,
                 stop_grace=spec.stop_grace,
                 log=log,
-                report=report,
+                report=held,
+                cancel=cancel,
             )
             begin = time.monotonic()
             try:
-                _wait_healthy(process, spec, host=host, port=reserved.port, limit=limit, log=log, cancel=cancel)
+                _wait_healthy(process, held, spec, host=host, port=reserved.port, limit=limit, log=log, cancel=cancel)
             except _PortTakenError as error:
                 if port != 0 or attempt == _ATTEMPTS:
                     raise error.failure from error
@@ -155,6 +142,8 @@ def start_server(
                 seconds = time.monotonic() - begin
                 phase.detail.update(port=reserved.port, pid=process.pid)
                 return Server(process, host=host, port=reserved.port, log=log, seconds=seconds)
+            finally:
+                held.release()
     raise HostError("Cannot start the server: no free port was found")  # pragma: no cover - the last attempt raises
 
 
@@ -164,6 +153,21 @@ class _PortTakenError(Exception):
     def __init__(self, failure: BundleError) -> None:
         self.failure = failure
         super().__init__(failure.message)
+
+
+def _check_model(model: Path) -> None:
+    try:
+        model.stat()
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise NotFoundError(
+            f"Cannot find model `{model}`: no such file or directory", hint="check the path given as `--model`"
+        ) from error
+    except OSError as error:
+        raise HostError(
+            f"Cannot read model `{model}`: {error.strerror}", hint="check the permissions of the directories above it"
+        ) from error
+    except ValueError as error:
+        raise UsageError(f"Cannot find model `{model!r}`: {error}") from error
 
 
 def _command(
@@ -180,6 +184,7 @@ def _command(
 
 def _wait_healthy(
     process: SupervisedProcess,
+    held: HeldRefusal,
     spec: LaunchSpec,
     *,
     host: str,
@@ -192,9 +197,10 @@ def _wait_healthy(
     pause = 0.02
     while True:
         cancel.check()
+        held.release_old()
         seconds = time.monotonic() - begin
         if (reason := process.reason) is not None:
-            raise _failure(process, reason, seconds, log)
+            raise _failure(process, held, reason, seconds, log)
         if seconds >= limit:
             process.stop()
             raise _with_log(
@@ -212,10 +218,13 @@ def _wait_healthy(
         pause = min(pause * 1.5, 0.25)
 
 
-def _failure(process: SupervisedProcess, reason: ExitReason, seconds: float, log: Path | None) -> Exception:
+def _failure(
+    process: SupervisedProcess, held: HeldRefusal, reason: ExitReason, seconds: float, log: Path | None
+) -> Exception:
     process.drain()
     tail = process.tail
-    if isinstance(reason, Exited) and (refused := _refusal(reason.status, tail)) is not None:
+    if isinstance(reason, Exited) and (refused := read_refusal(reason.status, tail)) is not None:
+        held.drop()
         failure: BundleError = refused
     else:
         failure = _with_log(
@@ -237,16 +246,6 @@ def describe(reason: ExitReason) -> str:
         case Signalled(signal=number):
             known = number in {item.value for item in signal.Signals}
             return f"it was ended by {signal.Signals(number).name if known else f'signal {number}'}"
-
-
-def _refusal(status: int, tail: Sequence[str]) -> BundleError | None:
-    """Return the shim's own error: it writes ``error: Cannot …`` and ``hint: …`` last, and nothing after."""
-    kind = _SHIM_ERRORS.get(status)
-    lines = [line for line in tail if line]
-    hint = lines.pop().removeprefix("hint: ") if lines and lines[-1].startswith("hint: ") else ""
-    if kind is None or not lines or not lines[-1].startswith("error: Cannot "):
-        return None
-    return kind(lines[-1].removeprefix("error: "), hint=hint)
 
 
 def _with_log(text: str, tail: Sequence[str], log: Path | None, *, hint: str) -> ProbeError:

@@ -7,7 +7,7 @@ on their way. A blob is dropped as soon as its layer is on disk, so peak extra d
 from __future__ import annotations
 
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from mr_core.durable import host_errors
 from mr_core.errors import IntegrityError
 from mr_core.events import Cancel, Phase, Reporter, Unit
 from mr_core.file_manifest import BUNDLE_PATH, FILES_PATH, UNLISTED, Entry, FileEntry, LinkEntry, parse_entries
+from mr_core.retry import RetryPolicy
 from mr_core.store import BlobFile, Source
 from mr_installer.blobs import BlobStore, HeldBlob
 from mr_installer.bundle import Bundle, Layer
@@ -30,11 +31,19 @@ _PAPERS = 8
 
 @dataclass(slots=True, kw_only=True)
 class StageOptions:
-    """How a bundle is staged: parallel downloads, worker processes, and whether blobs are kept afterwards."""
+    """How a bundle is staged.
+
+    Attributes:
+        fetchers: Parallel downloads.
+        extractors: Worker processes; 0 extracts in this process.
+        keep_blobs: Whether downloaded blobs stay afterwards.
+        retry: How often a broken download is continued.
+    """
 
     fetchers: int = FETCHERS
     extractors: int = EXTRACTORS
     keep_blobs: bool = False
+    retry: RetryPolicy = field(default_factory=RetryPolicy)
 
 
 def stage_bundle(
@@ -186,7 +195,7 @@ def check_tree(bundle: Bundle, stage: Path, tree: dict[str, Entry]) -> None:
     contents = bundle.config.contents
     listing = tree.get(FILES_PATH)
     label = tree.get(BUNDLE_PATH)
-    if not isinstance(listing, FileEntry) or Digest("sha256", listing.sha256) != contents.digest:
+    if not isinstance(listing, FileEntry) or (listing.sha256, listing.size) != (contents.digest.hex, contents.size):
         raise _differs(bundle, FILES_PATH, "the file manifest is not the one that the bundle config names")
     if not isinstance(label, FileEntry) or label.sha256 != Digest.of(bundle.label).hex:
         raise _differs(bundle, BUNDLE_PATH, "it is not the bundle config of the image")

@@ -7,7 +7,6 @@ import errno
 import os
 import signal
 import subprocess
-import sys
 import threading
 import time
 from collections import deque
@@ -16,13 +15,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, TypeAlias
 
-from mr_core.errors import HostError, NotFoundError
+from mr_core.errors import BundleError, HostError, NotFoundError, UsageError
 from mr_core.events import Cancel, Level, Notice, Output, Reporter, discard
+from mr_installer.python_path import find_python
 
 TAIL_LINES = 40
 _LINE_LIMIT = 64 << 10
 _POLL_SECONDS = 0.2
 _KILL_SECONDS = 10.0
+_START_SECONDS = 30.0
+"""Most that the guard may take to start the command: an interpreter's start and one `exec`, on a slow network disk."""
 _GUARD = Path(__file__).with_name("server_guard.py")
 
 
@@ -66,12 +68,16 @@ class SupervisedProcess:
         stop_grace: float,
         log: Path | None,
         report: Reporter = discard,
+        cancel: Cancel | None = None,
     ) -> None:
         """Start ``command``.
 
         Raises:
+            UsageError: when an argument or a variable of ``environment`` cannot be passed to a process.
             NotFoundError: when its program does not exist.
-            HostError: when it, or the log, cannot be opened.
+            HostError: when it, or the log, cannot be opened; when it does not start in time; or when no Python
+                interpreter is known that could run the guard.
+            CancelledError: when asked to stop before it has started.
         """
         self._grace = stop_grace
         self._report = report
@@ -83,14 +89,20 @@ class SupervisedProcess:
         self._ended = threading.Event()
         self._lock = threading.Lock()
         self.pid = 0
+        python = find_python()
+        if python is None:
+            raise HostError(
+                f"Cannot start `{command[0]}`: no Python interpreter runs this program, and its guard needs one",
+                hint="start the backend's `bin/mr-serve` without supervision",
+            )
         self._log = _open_log(log)
         control, self._control = os.pipe()
         status, told = os.pipe()
         number = int(signal.Signals[stop_signal])
-        guard = [sys.executable, "-I", "-S", "-B", str(_GUARD), str(control), str(told), str(number), str(stop_grace)]
+        options = [str(value) for value in (os.getpid(), control, told, number, stop_grace)]
         try:
             self._guard = subprocess.Popen(
-                [*guard, *command],
+                [python, "-I", "-S", "-B", _GUARD, *options, *command],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,
@@ -98,11 +110,11 @@ class SupervisedProcess:
                 pass_fds=(control, told),
                 start_new_session=True,  # a Ctrl-C in the terminal is for us; the server gets signal and grace
             )
-        except OSError as error:
+        except (OSError, ValueError) as error:
             os.close(status)
             os.close(self._control)
             self._close_log()
-            raise HostError(f"Cannot start `{sys.executable}`: {error.strerror}") from error
+            raise _not_started(command[0], python, error) from error
         finally:
             os.close(control)
             os.close(told)
@@ -110,13 +122,30 @@ class SupervisedProcess:
         self._reader.start()
         self._watcher = threading.Thread(target=self._read_status, args=(status,), name="server-status", daemon=True)
         self._watcher.start()
-        self._known.wait()
+        self._wait_started(command[0], cancel)
         self._check_started(command[0])
 
+    def _wait_started(self, program: str, cancel: Cancel | None) -> None:
+        deadline = time.monotonic() + _START_SECONDS
+        while not self._known.wait(_POLL_SECONDS):
+            late = time.monotonic() >= deadline
+            if late or (cancel is not None and cancel.is_set):
+                # The guard is not killed: it may have started the command just now, and ends it when it reads this.
+                self._let_go(asked=True)
+            if cancel is not None:
+                cancel.check()
+            if late:
+                raise HostError(
+                    f"Cannot start `{program}`: it did not begin to run within {_START_SECONDS:g} s",
+                    hint="check that its disk answers",
+                )
+
     def _check_started(self, program: str) -> None:
-        if not self._failure:
+        if self.pid:
             return
         self.drain()
+        if not self._failure:
+            raise HostError(f"Cannot start `{program}`: the process that guards it ended at once", tail=self.tail)
         reason = os.strerror(self._failure).lower()
         if self._failure == errno.ENOENT:
             raise NotFoundError(f"Cannot start `{program}`: {reason}", hint="install the backend again")
@@ -170,10 +199,13 @@ class SupervisedProcess:
         self._reader.join(1.0)
 
     def _let_go(self, *, asked: bool) -> None:
-        """Close our side of the control pipe, once."""
+        """Close our side of the control pipe, once; when ``asked``, say so, since a forked child may hold it open."""
         with self._lock:
             if self._control >= 0:
                 self._asked = asked
+                if asked:
+                    with contextlib.suppress(OSError):  # the guard has ended
+                        os.write(self._control, b"\n")
                 os.close(self._control)
                 self._control = -1
 
@@ -239,3 +271,14 @@ def _open_log(path: Path | None) -> BinaryIO | None:
         return os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), "wb", buffering=0)
     except OSError as error:
         raise HostError(f"Cannot open log `{path}`: {error.strerror}", log=str(path)) from error
+    except ValueError as error:  # a NUL, or letters that the filesystem's encoding lacks
+        raise UsageError(f"Cannot open log `{path!r}`: {error}") from error
+
+
+def _not_started(program: str, python: Path, error: OSError | ValueError) -> BundleError:
+    if isinstance(error, OSError):
+        return HostError(f"Cannot start `{python}`: {error.strerror}")
+    return UsageError(
+        f"Cannot start `{program}`: an argument or a variable cannot be passed to it ({error})",
+        hint="check names and values of the environment, and the extra options",
+    )

@@ -7,26 +7,43 @@ COMMIT leaves the old release active, and after it only steps that can be redone
 from __future__ import annotations
 
 import contextlib
-import datetime as dt
+import os
 import secrets
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from mr_core.decode import dump_json
+from mr_core.digest import Digest
 from mr_core.durable import host_errors, make_directories, sync_directory, sync_tree, write_durably
-from mr_core.errors import BundleError, InternalError
-from mr_core.events import Cancel, Phase, Reporter
+from mr_core.errors import BundleError, HostError, InternalError, NotFoundError
+from mr_core.events import Cancel, Level, Notice, Phase, Reporter
 from mr_core.file_manifest import LEASE_PATH, RECEIPT_PATH
 from mr_core.store import Source
-from mr_installer.activation import close_journal, commit, discard, exclusive, finish_leftovers, settle
+from mr_installer.activation import (
+    Checkpoint,
+    activate,
+    close_journal,
+    discard,
+    exclusive,
+    finish_leftovers,
+    no_checkpoint,
+)
 from mr_installer.blobs import BlobStore
 from mr_installer.plan import Action, InstallPlan, preflight
 from mr_installer.probing import probe_release
-from mr_installer.receipt import Journal, ProbeRecord, Receipt, write_journal, write_probe_record
-from mr_installer.releases import read_config
+from mr_installer.receipt import (
+    Journal,
+    ProbeRecord,
+    Receipt,
+    now,
+    read_probe_record,
+    write_journal,
+    write_probe_record,
+)
+from mr_installer.releases import find_release, read_config
 from mr_installer.root import BackendDirectory, Root
 from mr_installer.staging import StageOptions, stage_bundle
+from mr_installer.usage import hold_leases
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,14 +59,6 @@ class Installed:
     launcher: Path
     action: Action
     previous: str = ""
-
-
-Checkpoint = Callable[[str], None]
-"""Called with the name of each step before it begins; tests stop the process there."""
-
-
-def no_checkpoint(_step: str) -> None:
-    """Go on: the default."""
 
 
 def apply_plan(
@@ -71,10 +80,10 @@ def apply_plan(
     """
     directory = root.backend(plan.backend)
     if plan.action is Action.NOTHING:
-        finish_leftovers(directory)
+        finish_leftovers(directory, report)
     else:
         preflight(plan, directory)
-        with exclusive(directory, cancel=cancel):
+        with exclusive(directory, report=report, cancel=cancel):
             _Transaction(plan, root, directory, report=report, cancel=cancel, checkpoint=checkpoint).run(
                 source, probe=probe, options=options or StageOptions()
             )
@@ -116,39 +125,39 @@ class _Transaction:
     def run(self, source: Source | None, *, probe: bool, options: StageOptions) -> None:
         """Do every step that is still to be done; what another run did meanwhile is used."""
         release = self._plan.release
-        active = self._directory.active()
+        previous = self._directory.active() or ""
         self._checkpoint("journal")
         write_journal(
             self._directory.journal,
-            Journal(operation="install", transaction=self._id, release=release, previous=active or ""),
+            Journal(operation="install", transaction=self._id, release=release, previous=previous),
         )
         try:
-            if not self._directory.release(release).is_dir():
+            if find_release(self._directory, release, self._plan.digest) is None:
                 self._place(source, options)
             self._prove(probe=probe)
             self._cancel.check()
             self._checkpoint("commit")
             with Phase(self._report, "commit", release):
-                commit(self._directory, release)
-                self._checkpoint("settle")
-                settle(self._directory, release)
-                self._checkpoint("clean")
-                close_journal(self._directory)
+                activate(self._directory, release, report=self._report, checkpoint=self._checkpoint)
         except BaseException:
             self._withdraw()
             raise
-        self._drop_unproven()
+        self._drop_unproven(keep={release, previous})
 
     def _place(self, source: Source | None, options: StageOptions) -> None:
         bundle = self._plan.bundle
         if bundle is None or source is None:
-            raise InternalError(f"Cannot install {self._plan.release}: the plan names a release that vanished")
+            raise NotFoundError(
+                f"Cannot activate release `{self._plan.release}` of {self._plan.backend}: it is gone",
+                hint=f"install it again: `mr-install {self._plan.backend} --from SOURCE`",
+            )
+        self._clear()
         self._checkpoint("stage")
         stage_bundle(
             bundle,
             source,
             self._stage,
-            BlobStore(self._root.blobs),
+            BlobStore(self._root.blobs, retry=options.retry),
             options=options,
             report=self._report,
             cancel=self._cancel,
@@ -167,18 +176,35 @@ class _Transaction:
             self._stage.replace(target)
             sync_directory(target.parent)
 
+    def _clear(self) -> None:
+        """Move away what lies at the release's place and is not whole, unless a server runs from it."""
+        release = self._plan.release
+        place = self._directory.release(release)
+        if not os.path.lexists(place):
+            return
+        with hold_leases(self._directory, [release]) as leased:
+            if leased:
+                raise HostError(
+                    f"Cannot replace the damaged release `{release}` of {self._plan.backend}: a server runs from it",
+                    hint="stop the server first",
+                )
+            discard(self._directory, place, self._id)
+
     def _seal(self) -> None:
         """Write the lease and the receipt into the stage, durably: a tree with a receipt is a whole tree."""
-        now = dt.datetime.now(dt.UTC).replace(microsecond=0)
+        bundle = self._plan.bundle
+        if bundle is None:
+            raise InternalError(f"Cannot seal {self._plan.release}: there is no bundle")
         receipt = Receipt(
             backend=self._plan.backend,
             version=self._plan.version,
             target=self._plan.target,
             digest=self._plan.digest,
             resolved=self._plan.resolved,
+            config=Digest.of(bundle.label),
             source=self._plan.source,
             insecure=self._plan.insecure,
-            installed=now.isoformat().replace("+00:00", "Z"),
+            installed=now(),
         )
         write_durably(self._stage / LEASE_PATH, b"")
         write_durably(self._stage / RECEIPT_PATH, dump_json(receipt.to_json()) + b"\n")
@@ -186,11 +212,11 @@ class _Transaction:
     def _prove(self, *, probe: bool) -> None:
         """Probe the release at its final place, once; a release that passed here before is not probed again."""
         record = self._directory.probed(self._plan.release)
-        if record.is_file():
+        known = read_probe_record(record)
+        if known is not None and not (probe and known.skipped):
             return
-        now = dt.datetime.now(dt.UTC).replace(microsecond=0).isoformat()
         if not probe:
-            write_probe_record(record, ProbeRecord(passed=now, seconds=0.0, skipped=True))
+            write_probe_record(record, ProbeRecord(passed=now(), seconds=0.0, skipped=True))
             return
         self._checkpoint("probe")
         spec = read_config(self._directory, self._plan.release).probe
@@ -198,7 +224,7 @@ class _Transaction:
             result = probe_release(self._directory, self._plan.release, spec, cancel=self._cancel)
         write_probe_record(
             record,
-            ProbeRecord(passed=now, seconds=result.seconds, modules=result.modules, versions=result.versions),
+            ProbeRecord(passed=now(), seconds=result.seconds, modules=result.modules, versions=result.versions),
         )
 
     def _withdraw(self) -> None:
@@ -208,8 +234,15 @@ class _Transaction:
             if self._directory.active() != self._plan.release:
                 close_journal(self._directory)
 
-    def _drop_unproven(self) -> None:
-        """Remove releases that never passed a probe: leftovers of attempts that this one replaces."""
+    def _drop_unproven(self, *, keep: set[str]) -> None:
+        """Remove releases that may not become active: leftovers of attempts that this one replaces."""
         for release in self._directory.release_ids():
-            if release != self._plan.release and not self._directory.probed(release).is_file():
-                discard(self._directory, self._directory.release(release), self._id)
+            if release in keep or read_probe_record(self._directory.probed(release)) is not None:
+                continue
+            with hold_leases(self._directory, [release]) as leased:
+                if leased:
+                    continue
+                try:
+                    discard(self._directory, self._directory.release(release), self._id)
+                except BundleError as error:
+                    self._report(Notice(code="leftover", message=error.message, level=Level.WARNING))

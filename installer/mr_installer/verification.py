@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import stat
 from collections.abc import Iterator
@@ -10,13 +9,14 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from mr_core.digest import CHUNK, Digest
+from mr_core.digest import Digest
 from mr_core.durable import host_errors
 from mr_core.errors import BundleError, IntegrityError
 from mr_core.events import Cancel, Phase, Reporter, Unit
 from mr_core.file_manifest import BUNDLE_PATH, FILES_PATH, UNLISTED, Entry, FileEntry, LinkEntry, parse_entries
-from mr_installer.releases import read_config, require_active
+from mr_installer.releases import Release, read_config, require_active
 from mr_installer.root import BackendDirectory
+from mr_installer.usage import use_release
 
 MAX_FINDINGS = 100
 
@@ -48,10 +48,20 @@ def verify_release(directory: BackendDirectory, *, deep: bool, report: Reporter,
         IntegrityError: listing the paths that differ.
     """
     release = require_active(directory)
+    with use_release(directory, release.id):
+        return _verify(directory, release, deep=deep, report=report, cancel=cancel)
+
+
+def _verify(directory: BackendDirectory, release: Release, *, deep: bool, report: Reporter, cancel: Cancel) -> Verified:
     place = directory.release(release.id)
     try:
         config = read_config(directory, release.id)
+        with (place / BUNDLE_PATH).open("rb") as file:
+            if Digest.of_file(file) != release.receipt.config:
+                raise _damaged(directory, release.id, [Finding(path=BUNDLE_PATH, reason="its bytes differ")])
         listing = (place / FILES_PATH).read_bytes()
+    except IntegrityError:
+        raise
     except (OSError, BundleError) as error:
         raise _damaged(directory, release.id, [Finding(path=BUNDLE_PATH, reason=str(error))]) from error
     if Digest.of(listing) != config.contents.digest:
@@ -112,19 +122,12 @@ def _difference(place: Path, entry: Entry) -> str:
                     return f"its mode is {stat.S_IMODE(status.st_mode):o}, not {entry.mode:o}"
                 if status.st_size != entry.size:
                     return f"it has {status.st_size} bytes, not {entry.size}"
-                return "" if _sha256(path) == entry.sha256 else "its bytes differ"
+                with path.open("rb", buffering=0) as file:
+                    return "" if Digest.of_file(file).hex == entry.sha256 else "its bytes differ"
     except FileNotFoundError:
         return "it is missing"
     except OSError as error:
         return f"it cannot be read: {error.strerror}"
-
-
-def _sha256(path: Path) -> str:
-    hasher = hashlib.sha256()
-    with path.open("rb", buffering=0) as source:
-        while chunk := source.read(CHUNK):
-            hasher.update(chunk)
-    return hasher.hexdigest()
 
 
 def _walk(place: Path) -> Iterator[str]:

@@ -83,7 +83,7 @@ class LaunchSpec(_Value):
         unsupported: For options it lacks: the reason, shown to the user.
         modes: Extra arguments by mode name (``completion`` is the default mode).
         environment: Variables to set for the server.
-        health_path: HTTP path that answers 200 once the server is ready.
+        health_path: HTTP path that answers 200 once the server is ready; printable ASCII without spaces.
         start_timeout: Seconds until a start counts as failed.
         stop_signal: Signal that asks the server to end.
         stop_grace: Seconds between that signal and SIGKILL.
@@ -176,8 +176,12 @@ class LaunchSpec(_Value):
             read.problems.append(f"stop_signal: must be one of {', '.join(STOP_SIGNALS)}")
         if not spec.health_path.startswith("/"):
             read.problems.append("health_path: must begin with `/`")
+        if not all("!" <= letter <= "~" for letter in spec.health_path):
+            read.problems.append("health_path: must be printable ASCII without spaces")
         read.problems.extend(
-            f"environment.{name}: is not a variable name" for name in spec.environment if not name or "=" in name
+            f"environment.{name}: is not a variable name"
+            for name in spec.environment
+            if not name or "=" in name or "\x00" in name
         )
         read.problems.extend(
             f"options.{name}: also listed under `unsupported`" for name in spec.options if name in spec.unsupported

@@ -20,7 +20,7 @@ import pytest
 from mr_core.errors import CancelledError, HostError, IntegrityError, UnsupportedError, UsageError
 from mr_core.events import Cancel, Event, Notice
 from mr_installer.extract import ExtractionPool, LayerJob, LayerResult, finish_tree
-from mr_installer.extract.worker_process import find_python
+from mr_installer.python_path import find_python
 from support import tars
 from support.tars import archive, directory, file
 

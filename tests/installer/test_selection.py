@@ -37,6 +37,7 @@ def candidate(target: str, **requires: object) -> Candidate:
         (Host(platform=LINUX.platform, glibc="2.36"), "linux/amd64+cuda13", {}, ["no-nvidia-driver"]),
         (LINUX, "linux/amd64+cpu", {"cpu_features": ("avx2", "avx512f")}, ["cpu-feature"]),
         (MAC, "darwin/arm64+metal", {"macos": "14.0"}, []),
+        (Host(platform=MAC.platform, macos="14"), "darwin/arm64+metal", {"macos": "14.0.0"}, []),
         (MAC, "darwin/arm64+metal", {"macos": "15.0"}, ["macos"]),
     ],
 )

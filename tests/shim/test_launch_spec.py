@@ -60,6 +60,20 @@ def test_every_problem_of_a_launch_spec_is_listed() -> None:
     }
 
 
+@pytest.mark.parametrize("path", ["/\xe9", "/a b", "/a\tb", "/\x7f", "/\ud800"])
+def test_a_health_path_is_what_http_can_carry(path: str) -> None:
+    table = {"module": "a", "options": {"model": "--model"}}
+    with pytest.raises(SpecError, match="health_path: must be printable ASCII without spaces"):
+        LaunchSpec.from_json({**table, "health_path": path})
+    assert LaunchSpec.from_json({**table, "health_path": "/v1/health?a=%20~"}).health_path == "/v1/health?a=%20~"
+
+
+@pytest.mark.parametrize("name", ["", "A=B", "A\x00B"])
+def test_a_variable_has_a_name_that_processes_can_have(name: str) -> None:
+    with pytest.raises(SpecError, match="is not a variable name"):
+        LaunchSpec.from_json({"module": "a", "options": {"model": "--model"}, "environment": {name: "x"}})
+
+
 @pytest.mark.parametrize("check", ["mlx.core", "mlx:", "a:b()", ":b", "a b:c"])
 def test_an_accelerator_check_is_a_name_not_an_expression(check: str) -> None:
     with pytest.raises(SpecError, match="module:attribute"):

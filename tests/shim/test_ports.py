@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from mr_core.errors import HostError
+from mr_core.errors import HostError, UsageError
 from mr_installer.ports import Reservation
 
 
@@ -24,7 +24,13 @@ def test_a_port_that_is_not_held_is_free_for_all() -> None:
         other.bind(("127.0.0.1", reserved.port))
 
 
-@pytest.mark.parametrize("host", ["192.0.2.1", "no.such.host.invalid", "a" * 70 + ".example"])
+@pytest.mark.parametrize("host", ["192.0.2.1", "no.such.host.invalid", "a" * 70 + ".example", "a\x00b"])
 def test_an_address_that_is_not_ours_is_refused(host: str) -> None:
     with pytest.raises(HostError, match=r"Cannot listen on `.*` port 0: [a-z]"):
         Reservation(host, 0)
+
+
+@pytest.mark.parametrize("port", [-1, 65536, 1 << 40])
+def test_a_number_that_is_no_port_is_refused(port: int) -> None:
+    with pytest.raises(UsageError, match=f"Cannot listen on port {port}: it is not between 0 and 65535"):
+        Reservation("127.0.0.1", port)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import json
+import os
 import signal
 import socket
 import subprocess
@@ -28,8 +29,10 @@ from mr_core.errors import (
     UsageError,
 )
 from mr_core.events import Cancel, Event, Output, PhaseFinished, Reporter, discard
+from mr_installer import supervision
 from mr_installer.health import is_healthy, server_url
 from mr_installer.server import Server, start_server
+from mr_installer.server_guard import Child
 from mr_installer.supervision import Exited, Signalled, Stopped
 from mr_shim.spec import LaunchSpec
 from support.fake_release import LAUNCH
@@ -100,6 +103,13 @@ def test_an_ipv6_address(place: Place) -> None:
         assert is_healthy("::1", server.port, "/health")
 
 
+def test_health_of_what_http_cannot_carry_is_bad(place: Place) -> None:
+    with start(place) as server:
+        assert not is_healthy("127.0.0.1", server.port, "/é")
+        assert not is_healthy("127.0.0.1", server.port, "/a b")
+        assert is_healthy("127.0.0.1", server.port, "/health")
+
+
 def test_an_address_for_clients() -> None:
     assert server_url("0.0.0.0", 1) == "http://127.0.0.1:1"
     assert server_url("::", 1) == "http://[::1]:1"
@@ -159,10 +169,12 @@ def test_what_the_shim_refuses_is_an_error_of_the_same_kind(
                 (place.release / ".mr/bundle.json").write_text(content)
             case {"lease": _}:
                 fcntl.flock(lease, fcntl.LOCK_EX)
+        events: list[Event] = []
         with pytest.raises(kind) as caught:
-            start(place, *extra)
+            start(place, *extra, report=events.append)
     assert text in caught.value.message
     assert "\n" not in caught.value.message
+    assert not [event for event in events if isinstance(event, Output)], "it is shown once, as the error"
 
 
 def test_a_status_of_the_backend_is_not_mistaken_for_the_shims(place: Place) -> None:
@@ -180,6 +192,79 @@ def test_a_missing_launcher(place: Place) -> None:
 def test_a_log_that_cannot_be_opened(place: Place, tmp_path: Path) -> None:
     with pytest.raises(HostError, match="Cannot open log"):
         start(place, log=tmp_path / "no" / "log")
+    with pytest.raises(UsageError, match="Cannot open log"):
+        start(place, log=tmp_path / "a\x00b")
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "text"),
+    [("gone", NotFoundError, "no such file"), ("x" * 300, HostError, "too long"), ("a\x00b", UsageError, "null byte")],
+)
+def test_a_model_that_cannot_be_looked_at(place: Place, name: str, kind: type[BundleError], text: str) -> None:
+    with pytest.raises(kind, match=f"(?i)Cannot (find|read) model .*{text}"):
+        start_server(place.launcher, place.model / name, spec=LAUNCH)
+
+
+@pytest.mark.parametrize(("name", "value"), [("A=B", "x"), ("A\x00B", "x"), ("A", "x\x00"), ("A", "\ud800")])
+def test_an_environment_that_cannot_be_passed_on(place: Place, name: str, value: str) -> None:
+    process = psutil.Process()
+    before = process.num_fds()
+    for _ in range(3):
+        with pytest.raises(UsageError, match="a variable cannot be passed to it") as caught:
+            start(place, **{name: value})
+        assert value not in caught.value.message.split("(")[0]
+    assert process.num_fds() == before
+
+
+@pytest.mark.parametrize("executable", [None, "", "model-host"])
+def test_a_host_program_is_not_started_as_the_guard(
+    place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, executable: str | None
+) -> None:
+    program = tmp_path / "model-host"
+    program.write_text(f"#!/bin/sh\ntouch '{tmp_path}/started'\n")
+    program.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(program) if executable else executable)
+    with pytest.raises(HostError, match="no Python interpreter runs this program") as caught:
+        start(place)
+    assert "bin/mr-serve" in caught.value.hint
+    assert not (tmp_path / "started").exists()
+
+
+def fake_python(place: Path, body: str) -> str:
+    """Write a program that passes for the interpreter which runs the guard."""
+    python = place / "python-slow"
+    python.write_text(f"#!/bin/sh\n{body}\n")
+    python.chmod(0o755)
+    return str(python)
+
+
+def test_a_guard_that_does_not_come_up(place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is told to go by its control descriptor, its sixth argument, and not killed."""
+    monkeypatch.setattr(supervision, "_START_SECONDS", 0.3)
+    monkeypatch.setattr(sys, "executable", fake_python(tmp_path, f"head -c 1 /dev/fd/$6; touch '{tmp_path}/told'"))
+    with pytest.raises(HostError, match=r"it did not begin to run within 0.3 s"):
+        start(place)
+    deadline = time.monotonic() + 10
+    while not (tmp_path / "told").exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def test_a_guard_that_ends_at_once(place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "executable", fake_python(tmp_path, "echo broken; exit 1"))
+    with pytest.raises(HostError, match="the process that guards it ended at once") as caught:
+        start(place)
+    assert caught.value.fields["tail"] == ("broken",)
+
+
+def test_a_child_is_reaped_only_when_asked() -> None:
+    child = Child(os.posix_spawn(sys.executable, [sys.executable, "-c", "raise SystemExit(7)"], os.environ))
+    while not child.has_ended():
+        time.sleep(0.01)
+    if hasattr(os, "waitid"):
+        assert psutil.Process(child.pid).status() == psutil.STATUS_ZOMBIE
+    assert child.reap() == 7
+    assert not psutil.pid_exists(child.pid)
 
 
 def test_a_full_disk_does_not_stop_the_server(place: Place) -> None:
@@ -281,38 +366,83 @@ def test_a_reporter_that_raises_does_not_block_the_server(place: Place) -> None:
 
 
 SUPERVISOR = """
-    import json, sys
+    import json, os, sys, time
     from pathlib import Path
     from mr_installer.server import start_server
     from mr_shim.spec import LaunchSpec
-    launcher, model, child, spec, environment = sys.argv[1:]
+    launcher, model, child, spec, environment, mode = sys.argv[1:]
     try:
         with start_server(Path(launcher), Path(model), spec=LaunchSpec.from_json(json.loads(spec)),
                           extra=["--child", child, "--ignore-term"], environment=json.loads(environment)) as server:
+            if mode != "plain" and os.fork() == 0:
+                os.close(1)
+                time.sleep(30)
+                os._exit(0)
             print(server.pid, flush=True)
+            if mode == "fork and stop":
+                begin = time.monotonic()
+                server.stop()
+                print(time.monotonic() - begin, flush=True)
             server.wait()
     except KeyboardInterrupt:
         sys.exit(130)
 """
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
-def test_a_server_never_outlives_its_supervisor(place: Place, tmp_path: Path, number: signal.Signals) -> None:
+def supervisor_command(place: Place, child: Path, mode: str) -> list[str]:
+    arguments = [str(place.launcher), str(place.model), str(child), json.dumps(LAUNCH.to_json())]
+    return [sys.executable, "-c", textwrap.dedent(SUPERVISOR), *arguments, json.dumps(place.environment), mode]
+
+
+@pytest.mark.parametrize(
+    ("number", "mode"),
+    [
+        (signal.SIGKILL, "plain"),
+        (signal.SIGKILL, "fork"),  # the host's child inherits our side of the control pipe, and lives on
+        (signal.SIGTERM, "plain"),
+        (signal.SIGINT, "plain"),
+        (signal.SIGHUP, "plain"),
+    ],
+)
+def test_a_server_never_outlives_its_supervisor(
+    place: Place, tmp_path: Path, number: signal.Signals, mode: str
+) -> None:
     """Its stop signal is ignored and it has a child: both are gone after the grace, however the supervisor ended."""
     child = tmp_path / "child"
-    arguments = [str(place.launcher), str(place.model), str(child), json.dumps(LAUNCH.to_json())]
-    command = [sys.executable, "-c", textwrap.dedent(SUPERVISOR), *arguments, json.dumps(place.environment)]
+    command = supervisor_command(place, child, mode)
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as supervisor:
         assert supervisor.stdout is not None
         pid = int(supervisor.stdout.readline())
         guard = psutil.Process(pid).parent()
         assert guard is not None
+        forked = [other for other in psutil.Process(supervisor.pid).children() if other != guard]
+        assert len(forked) == (mode == "fork")
         supervisor.send_signal(number)
         supervisor.wait(10)
-    assert supervisor.returncode == (130 if number == signal.SIGINT else -number)
-    assert is_gone(pid)
-    assert is_gone(int(child.read_text()))
-    assert is_gone(guard.pid)
+    try:
+        assert supervisor.returncode == (130 if number == signal.SIGINT else -number)
+        assert is_gone(pid)
+        assert is_gone(int(child.read_text()))
+        assert is_gone(guard.pid)
+    finally:
+        for other in forked:
+            other.kill()
+
+
+def test_a_server_stops_although_a_forked_child_holds_the_pipe(place: Place, tmp_path: Path) -> None:
+    command = supervisor_command(place, tmp_path / "child", "fork and stop")
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as supervisor:
+        assert supervisor.stdout is not None
+        pid = int(supervisor.stdout.readline())
+        forked = [
+            other for other in psutil.Process(supervisor.pid).children() if other.pid != psutil.Process(pid).ppid()
+        ]
+        try:
+            assert float(supervisor.stdout.readline()) < 5
+            assert is_gone(pid)
+        finally:
+            for other in forked:
+                other.kill()
 
 
 def test_a_killed_guard_takes_the_server_along(place: Place, tmp_path: Path) -> None:

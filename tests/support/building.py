@@ -64,6 +64,7 @@ SERVER = Wheel(
     name="tiny-server",
     files={
         "tiny_server/__init__.py": "import sys\n\n\ndef main():\n    print('tiny', *sys.argv[1:])\n    return 3\n",
+        "tiny_server/__main__.py": "import sys\n\nfrom tiny_server import main\n\nsys.exit(main())\n",
         "tiny_server/deep.py": "def where():\n    return where.__code__.co_filename\n",
     },
     scripts={"tiny-server": "tiny_server:main"},

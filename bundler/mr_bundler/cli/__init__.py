@@ -7,6 +7,9 @@ _NEEDS_EXTRA = ("docker", "packaging", "tomli_w", "uv")
 
 def run() -> None:
     """Run ``mr-bundle`` and end the process with its exit status."""
+    from mr_core.cli.start import prepare_process  # noqa: PLC0415 - before everything heavy
+
+    prepare_process()
     from mr_core.cli.session import run_command  # noqa: PLC0415 - so that a missing extra can be told apart
 
     try:

@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from mr_bundler.build import build_bundle
+from mr_bundler.cli.advice import tag_advice
 from mr_bundler.cli.text import show_build, show_changes, show_entries, show_push
 from mr_bundler.lock import check_locks, current_lock, export_requirements
 from mr_bundler.lock_resolve import LockChange, lock_recipe
@@ -237,24 +238,26 @@ def push(
       mr-bundle push oci:dist/layout:mlx-lm-0.32.2 docker://registry.example/bundles/mlx-lm:0.32.2
     """
     opened, name = open_source(parse_location(source), options=registry)
+    place = parse_location(destination)
     try:
-        store, destination_name = open_store(parse_location(destination), options=registry)
+        store, destination_name = open_store(place, options=registry)
         try:
-            done = push_bundle(
-                opened,
-                name,
-                store,
-                destination_name,
-                overwrite=overwrite,
-                jobs=jobs,
-                report=session.report,
-                cancel=session.cancel,
-            )
+            with tag_advice(source):
+                done = push_bundle(
+                    opened,
+                    name,
+                    store,
+                    destination_name,
+                    overwrite=overwrite,
+                    jobs=jobs,
+                    report=session.report,
+                    cancel=session.cancel,
+                )
         finally:
             store.close()
     finally:
         opened.close()
-    session.result(done, lambda: show_push(done, destination))
+    session.result(done, lambda: show_push(done, place))
 
 
 @main.command(name="ls", short_help="List the bundles of a layout, archive or registry name.")
@@ -267,7 +270,8 @@ def ls(session: Session, location: str, *, registry: RegistryOptions) -> None:
 
     opened, name = open_source(parse_location(location), options=registry)
     try:
-        entries = list_bundles(opened, name)
+        with tag_advice(location):
+            entries = list_bundles(opened, name)
     finally:
         opened.close()
     session.result({"location": location, "bundles": entries}, lambda: show_entries(entries))

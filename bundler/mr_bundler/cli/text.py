@@ -9,6 +9,7 @@ from mr_bundler.listing import ListedBundle
 from mr_bundler.push import PushResult
 from mr_bundler.result import BuildResult
 from mr_core.cli.units import show_bytes, show_seconds
+from mr_core.location import LayoutLocation, Location
 
 _SLOWEST = 5
 
@@ -41,8 +42,13 @@ def show_build(result: BuildResult, layout: Path) -> str:
     return "\n".join(lines)
 
 
-def show_push(result: PushResult, destination: str) -> str:
-    """Return what a push sent."""
+def show_push(result: PushResult, destination: Location) -> str:
+    """Return what a push sent, under the full name it has now."""
+    match destination:
+        case LayoutLocation(path=path, name=""):
+            destination = LayoutLocation(path, result.name)
+        case _:
+            pass
     sent = f"{result.blobs_pushed} blobs sent ({show_bytes(result.bytes_pushed)})"
     kept = f"{result.blobs_skipped} were there already ({show_bytes(result.bytes_skipped)})"
     return f"{destination}\n  digest {result.digest}\n  {sent}, {kept}"

@@ -19,7 +19,7 @@ from urllib.parse import quote, unquote, urlsplit
 
 from mr_bundler.python_pin import PythonPin
 from mr_core.digest import CHUNK, Digest
-from mr_core.errors import HostError, IntegrityError, UnavailableError, redact
+from mr_core.errors import HostError, IntegrityError, NotFoundError, UnavailableError, redact
 from mr_core.events import BlobFinished, BlobProgress, Cancel, Outcome, Reporter, SafeReporter, discard
 
 CONNECT_SECONDS = 5.0
@@ -44,6 +44,7 @@ def fetch_archive(
 
     Raises:
         IntegrityError: when the bytes have another sha256.
+        NotFoundError: when ``archive`` is not a file.
         UnavailableError: when no place has it; the text names the file and its sha256.
         HostError: when the cache cannot be written.
         CancelledError: when asked to stop.
@@ -57,6 +58,11 @@ def fetch_archive(
             )
         )
         return place
+    if archive is not None and not archive.is_file():
+        reason = "it is not a file" if archive.exists() else "there is no such file"
+        raise NotFoundError(
+            f"Cannot read `{archive}`, named with `--python-archive`: {reason}", hint=f"name the file `{pin.file}`"
+        )
     reasons: list[str] = []
     for address in [str(archive)] if archive else _addresses(pin, mirror):
         try:

@@ -75,7 +75,9 @@ def relocate_host(
         tree |= _licences(libraries, report)
         result = normalise({path: File(content=content) for path, content in tree.items()})
         refuse_traces(result, (*traces, *_home()))
-        phase.detail = {"files": len(result), "libraries": sorted(libraries)}
+        phase.detail = {"files": len(result), "libraries": len(libraries)}
+        text = f"libraries of this machine in the tree: {', '.join(sorted(libraries)) or 'none'}"
+        report(Notice(code="grafted-libraries", message=text, level=Level.DETAIL))
         return RelocatedHost(
             tree=result,
             glibc=floor_of(elf.glibc for elf in binaries.values()),

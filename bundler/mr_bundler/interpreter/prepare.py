@@ -88,7 +88,7 @@ def prepare_interpreter(
     Raises:
         IntegrityError: the archive differs from its pin.
         UnavailableError: it cannot be had, and nothing else will do.
-        NotFoundError: the named Python does not exist or does not run.
+        NotFoundError: the named Python does not exist or does not run, or the named archive does not exist.
         UnsupportedError: a host Python cannot serve this target.
         BuildError, HostError, UsageError, CancelledError: as they say.
     """

@@ -9,9 +9,10 @@ from typing import IO
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, ProgressColumn, SpinnerColumn, Task, TaskID, TextColumn
+from rich.progress_bar import ProgressBar
 from rich.text import Text
 
-from mr_core.cli.lines import VERBS, phase_line
+from mr_core.cli.lines import VERBS, phase_line, shorten
 from mr_core.cli.units import show_bytes, show_seconds
 from mr_core.events import (
     BlobFinished,
@@ -27,9 +28,17 @@ from mr_core.events import (
     Unit,
 )
 
+_NARROW = 90
+_TEXT_WIDTH = 60
+"""Columns that the text beside a bar may take."""
+
 
 class _Amount(ProgressColumn):
-    """Position, total, speed and remaining time, in the task's unit."""
+    """Position and total in the task's unit; speed and remaining time too, unless it must be ``brief``."""
+
+    def __init__(self, *, brief: bool) -> None:
+        super().__init__()
+        self._brief = brief
 
     def render(self, task: Task) -> Text:
         if task.total is None:
@@ -37,9 +46,22 @@ class _Amount(ProgressColumn):
         done, total = int(task.completed), int(task.total)
         if task.fields.get("unit") is not Unit.BYTES:
             return Text(f"{done}/{total}", style="dim")
+        if self._brief:
+            return Text(f"{show_bytes(done)} of {show_bytes(total)}", style="dim")
         speed = f"  {show_bytes(int(task.speed))}/s" if task.speed else ""
-        left = f"  {show_seconds(task.time_remaining)} left" if task.time_remaining else ""
+        left = f"  {round(task.time_remaining)} s left" if task.time_remaining else ""
         return Text(f"{show_bytes(done)} of {show_bytes(total)}{speed}{left}", style="dim")
+
+
+class _Bar(BarColumn):
+    """A bar for tasks whose total is known; the spinner alone is enough for the others."""
+
+    def render(self, task: Task) -> ProgressBar | Text:  # type: ignore[override]  # a column renders anything
+        return Text("") if task.total is None else super().render(task)
+
+
+def _bar_width(width: int) -> int:
+    return max(8, min(40, width - _TEXT_WIDTH))
 
 
 class RichConsole:
@@ -54,8 +76,8 @@ class RichConsole:
         self._verbose = verbose
         self.show_output = verbose
         self._progress = Progress(
-            SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), _Amount(),
-            console=self._console, transient=True,
+            SpinnerColumn(), TextColumn("{task.description}"), _Bar(bar_width=_bar_width(self._console.width)),
+            _Amount(brief=self._console.width < _NARROW), console=self._console, transient=True,
         )  # fmt: skip
         self._tasks: dict[str, TaskID] = {}
         self._started: dict[str, PhaseStarted] = {}
@@ -63,6 +85,8 @@ class RichConsole:
 
     def close(self) -> None:
         """Remove the live part and give the cursor back."""
+        for key in list(self._tasks):
+            self._drop(key)
         self._progress.stop()
 
     def __call__(self, event: Event) -> None:
@@ -70,14 +94,15 @@ class RichConsole:
         match event:
             case PhaseStarted():
                 self._started[event.phase] = event
-                name = f"{event.phase} {event.subject}".strip()
+                name = shorten(f"{event.phase:<11} {event.subject}", self._console.width // 3)
                 self._tasks[event.phase] = self._progress.add_task(name, total=event.total, unit=event.unit)
             case PhaseProgress():
                 if event.phase in self._tasks:
                     self._progress.update(self._tasks[event.phase], completed=event.done)
             case PhaseFinished():
                 self._drop(event.phase)
-                self._print(self._mark(event.outcome), phase_line(event, self._started.pop(event.phase, None)))
+                line = phase_line(event, self._started.pop(event.phase, None), width=self._console.width - 2)
+                self._print(self._mark(event.outcome), line)
             case BlobProgress() | BlobFinished():
                 self._blob(event)
             case Output():

@@ -1,4 +1,4 @@
-"""The JSON lines sink: one object a line on stdout, and exactly one ``result`` or ``error`` as the last line.
+"""The JSON lines sink: one object a line on stdout; nothing follows the first ``result`` or ``error``.
 
 Every object has ``v`` (version of this form, 1), ``seq`` (counts from 1) and ``event`` (a stable name). The same
 stability promise as for the library holds: fields are added, never renamed.
@@ -25,11 +25,12 @@ _WORD = re.compile(r"(?<!^)(?=[A-Z])")
 
 
 class JsonLines:
-    """Writes events as JSON lines; usable from any thread."""
+    """Writes events as JSON lines, until the outcome has been written; usable from any thread."""
 
     def __init__(self, stream: IO[str]) -> None:
         self._stream = stream
         self._sequence = 0
+        self._ended = False
         self._lock = threading.Lock()
 
     def __call__(self, event: Event) -> None:
@@ -40,7 +41,7 @@ class JsonLines:
     def result(self, value: Any) -> None:
         """Write the last line of a successful run."""
         shown = plain(value)
-        self._write("result", shown if isinstance(shown, dict) else {"value": shown})
+        self._write("result", shown if isinstance(shown, dict) else {"value": shown}, last=True)
 
     def error(self, error: BundleError) -> None:
         """Write the last line of a failed run."""
@@ -51,13 +52,17 @@ class JsonLines:
             "message": error.message,
             "hint": error.hint,
         }
-        self._write("error", {**plain(error.fields), **fields})
+        self._write("error", {**plain(error.fields), **fields}, last=True)
 
-    def _write(self, name: str, fields: dict[str, Any]) -> None:
+    def _write(self, name: str, fields: dict[str, Any], *, last: bool = False) -> None:
         with self._lock:
+            if self._ended:  # a thread that still runs has nothing to say any more
+                return
+            ours = {"v": VERSION, "seq": self._sequence + 1, "event": name}
+            line = json.dumps({**ours, **fields, **ours}, ensure_ascii=True, default=str)  # first, and never replaced
             self._sequence += 1
-            line = {"v": VERSION, "seq": self._sequence, "event": name, **fields}
-            self._stream.write(json.dumps(line, ensure_ascii=True, default=str) + "\n")
+            self._ended = last
+            self._stream.write(line + "\n")
             self._stream.flush()
 
 

@@ -80,11 +80,19 @@ def _fact(key: str, value: object) -> str:
             return f"{key} {value}"
 
 
-def phase_line(event: PhaseFinished, started: PhaseStarted | None) -> str:
-    """Return what a finished phase looks like on one line."""
+def shorten(text: str, width: int) -> str:
+    """Return ``text`` in at most ``width`` columns (at least 12), with an ellipsis where it was cut."""
+    text = text.strip()
+    width = max(12, width)
+    return text if len(text) <= width else f"{text[: width - 1]}…"
+
+
+def phase_line(event: PhaseFinished, started: PhaseStarted | None, *, width: int = 0) -> str:
+    """Return what a finished phase looks like on one line; its subject is cut to fit ``width`` columns, if given."""
     parts = [f"{event.phase:<11}"]
     if started is not None and started.subject:
-        parts.append(started.subject)
+        rest = sum(len(f"{key} {value} ") for key, value in event.detail.items()) + 36
+        parts.append(shorten(started.subject, width - rest) if width else started.subject)
     if started is not None and started.total and started.unit is Unit.BYTES:
         parts.append(show_bytes(started.total))
     parts.extend(_fact(key, value) for key, value in event.detail.items() if value not in (False, None, ""))

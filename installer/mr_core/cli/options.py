@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 import click
 
+from mr_core.cli.arguments import PathText, check_hosts
 from mr_core.cli.session import Session
 
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -37,11 +38,12 @@ def registry_options(command: Callable[..., Any]) -> Callable[..., Any]:
         "insecure",
         multiple=True,
         metavar="HOST[:PORT]",
+        callback=check_hosts,
         help="Talk plain http to exactly this registry. May be repeated.",
     )
     @click.option(
         "--ca",
-        type=click.Path(exists=True, dir_okay=False, path_type=Path),
+        type=PathText(exists=True, dir_okay=False),
         help="File with the certificates to trust, instead of the system's.",
     )
     @functools.wraps(command)

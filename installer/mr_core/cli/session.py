@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import sys
+import time
 import traceback
 from collections.abc import Callable
 from typing import Any
@@ -15,6 +17,9 @@ from mr_core.cli.jsonl import JsonLines
 from mr_core.cli.lines import PlainLines
 from mr_core.errors import BundleError, CancelledError, HostError, InternalError, UsageError
 from mr_core.events import Cancel, Event, Reporter
+
+_PATIENCE_SECONDS = 2.0
+_BROKEN_PIPE = 128 + signal.SIGPIPE
 
 
 class Out:
@@ -34,7 +39,8 @@ class Session:
     """Holds the sinks and the cancel token of a command; use as a context manager.
 
     Events go to stderr (bars on a terminal, lines elsewhere) or, with ``--json``, as JSON lines to stdout. The first
-    Ctrl-C or SIGTERM asks the running call to stop; the second one ends the process at once.
+    Ctrl-C or SIGTERM asks the running call to stop and clean up; one that comes two seconds later ends the process at
+    once, and the next run cleans up.
     """
 
     def __init__(self, *, as_json: bool, quiet: bool, verbose: bool) -> None:
@@ -70,10 +76,15 @@ class Session:
             self._sink.show_output = True
 
     def __enter__(self) -> Session:  # noqa: PYI034 - final in practice
+        asked = 0.0
+
         def stop(_signal: int, _frame: object) -> None:
-            if self.cancel.is_set:
+            nonlocal asked
+            if not self.cancel.is_set:
+                asked = time.monotonic()
+                self.cancel.set()
+            elif time.monotonic() - asked > _PATIENCE_SECONDS:
                 raise KeyboardInterrupt
-            self.cancel.set()
 
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, stop)
@@ -133,15 +144,31 @@ def run_command(command: click.Command, name: str) -> None:
     except (KeyboardInterrupt, click.Abort):
         code = _fail(CancelledError(), lines)
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        code = 1
+        code = _BROKEN_PIPE
     except OSError as error:
-        message = f"Cannot finish: {(error.strerror or str(error)).lower()}"
-        code = _fail(HostError(f"{message}: `{error.filename}`" if error.filename else message), lines)
+        code = _fail(_host_error(error), lines)
     except Exception as error:  # noqa: BLE001 - the last resort: a bug is reported as one
         traceback.print_exc()
         code = _fail(InternalError(f"Cannot finish: {type(error).__name__}: {error}"), lines)
-    sys.exit(code)
+    sys.exit(_flush(code))
+
+
+def _flush(code: int) -> int:
+    """Write what is still buffered; when nobody can take it, say so by the status and keep Python from trying again."""
+    for stream, number in ((sys.stdout, 1), (sys.stderr, 2)):
+        try:
+            stream.flush()
+        except OSError as error:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), number)
+            code = _BROKEN_PIPE if isinstance(error, BrokenPipeError) else code or HostError.exit_code
+    return code
+
+
+def _host_error(error: OSError) -> HostError:
+    reason = (error.strerror or str(error)).lower()
+    if error.filename is None:
+        return HostError(f"Cannot write the outcome: {reason}", hint="check where standard output goes")
+    return HostError(f"Cannot use `{str(error.filename)[:200]}`: {reason}", hint="check that path")
 
 
 def _usage(error: click.ClickException) -> UsageError:
@@ -152,10 +179,11 @@ def _usage(error: click.ClickException) -> UsageError:
 
 
 def _fail(error: BundleError, lines: JsonLines | None) -> int:
-    if lines is not None:
-        lines.error(error)
-    else:
-        click.echo(f"{click.style('error', fg='red', bold=True)}: {error.message}", err=True)
-        if error.hint:
-            click.echo(f"{click.style('hint', fg='cyan')}: {error.hint}", err=True)
+    with contextlib.suppress(OSError):  # nobody reads it; the status still tells
+        if lines is not None:
+            lines.error(error)
+        else:
+            click.echo(f"{click.style('error', fg='red', bold=True)}: {error.message}", err=True)
+            if error.hint:
+                click.echo(f"{click.style('hint', fg='cyan')}: {error.hint}", err=True)
     return error.exit_code

@@ -12,6 +12,7 @@ import click
 
 import mr_installer as library  # its names load when they are used, so that `--help` is quick
 from mr_core import __version__
+from mr_core.cli.arguments import PathText, check_location, parse_target
 from mr_core.cli.options import DefaultGroup, completion_command, output_options, registry_options
 from mr_core.cli.session import Session
 from mr_core.cli.units import show_bytes
@@ -58,7 +59,7 @@ def _known_names(_ctx: click.Context, _parameter: click.Parameter, incomplete: s
 def _root_option(command: Callable[..., Any]) -> Callable[..., Any]:
     return click.option(
         "--root",
-        type=click.Path(file_okay=False, path_type=Path),
+        type=PathText(file_okay=False),
         help="Directory that holds the backends.  [default: $MR_ROOT, else ~/.docker/model-runner]",
     )(command)
 
@@ -93,9 +94,15 @@ def main() -> None:
     "source",
     metavar="SOURCE",
     default="",
+    callback=check_location,
     help="docker://REFERENCE, oci:DIRECTORY[:NAME], oci-archive:FILE, or a path.  [default: $MR_REPOSITORY]",
 )
-@click.option("--target", metavar="OS/ARCH+ACCELERATOR", help="Consider this target only, such as linux/amd64+cpu.")
+@click.option(
+    "--target",
+    metavar="OS/ARCH+ACCELERATOR",
+    callback=parse_target,
+    help="Consider this target only, such as linux/amd64+cpu.",
+)
 @click.option("--probe/--no-probe", default=True, help="Import the backend's modules before it becomes active.")
 @click.option("--dry-run", is_flag=True, help="Show the plan, change nothing.")
 @click.option("-y", "--yes", is_flag=True, help="Do not ask before a large download.")
@@ -108,7 +115,7 @@ def install(
     backend: str,
     *,
     source: str,
-    target: str | None,
+    target: Target | None,
     probe: bool,
     dry_run: bool,
     yes: bool,
@@ -125,10 +132,9 @@ def install(
       mr-install mlx-lm@0.32.1                (a version on disk: no network)
     """
     name, _, version = backend.partition("@")
-    wanted = Target.parse(target, "--target") if target else None
     installer = library.Installer(root, registry=registry, report=session.report, cancel=session.cancel)
     if dry_run:
-        plan = installer.plan(name, version=version, source=source, target=wanted)
+        plan = installer.plan(name, version=version, source=source, target=target, probe=probe)
         session.result(plan, lambda: _text().show_plan(plan))
         return
 
@@ -141,7 +147,7 @@ def install(
         name,
         version=version,
         source=source,
-        target=wanted,
+        target=target,
         probe=probe,
         options=library.StageOptions(keep_blobs=keep_blobs),
         confirm=confirm,
@@ -151,19 +157,18 @@ def install(
 
 @main.command(short_help="Show what an install would do.")
 @click.argument("backend", shell_complete=_known_names, metavar="BACKEND[@VERSION]")
-@click.option("--from", "source", metavar="SOURCE", default="", help="As for install.")
-@click.option("--target", metavar="OS/ARCH+ACCELERATOR", help="As for install.")
+@click.option("--from", "source", metavar="SOURCE", default="", callback=check_location, help="As for install.")
+@click.option("--target", metavar="OS/ARCH+ACCELERATOR", callback=parse_target, help="As for install.")
 @_root_option
 @registry_options
 @output_options
 def plan(
-    session: Session, backend: str, *, source: str, target: str | None, root: Path | None, registry: RegistryOptions
+    session: Session, backend: str, *, source: str, target: Target | None, root: Path | None, registry: RegistryOptions
 ) -> None:
     """Show what `install` would do: source, digest, target, bytes to fetch, bytes on disk."""
     name, _, version = backend.partition("@")
-    wanted = Target.parse(target, "--target") if target else None
     installer = library.Installer(root, registry=registry, report=session.report, cancel=session.cancel)
-    planned = installer.plan(name, version=version, source=source, target=wanted)
+    planned = installer.plan(name, version=version, source=source, target=target)
     session.result(planned, lambda: _text().show_plan(planned))
 
 
@@ -226,11 +231,11 @@ def probe(session: Session, backend: str, *, root: Path | None) -> None:
 
 @main.command(short_help="Start a backend's server and watch it.")
 @_backend
-@click.option("--model", required=True, type=click.Path(path_type=Path), help="Model directory or file.")
+@click.option("--model", required=True, type=PathText(), help="Model directory or file.")
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
 @click.option("--port", type=click.IntRange(0, 65535), default=0, help="Port to listen on.  [default: a free one]")
 @click.option("--served-model-name", "names", multiple=True, help="Name of the model in the API. May be repeated.")
-@click.option("--log", type=click.Path(dir_okay=False, path_type=Path), help="Append the server's output to this file.")
+@click.option("--log", type=PathText(dir_okay=False), help="Append the server's output to this file.")
 @click.option("--timeout", type=click.FloatRange(min=0.1), help="Seconds to become healthy.  [default: the backend's]")
 @click.argument("extra", nargs=-1, metavar="[-- BACKEND OPTIONS]")
 @_root_option

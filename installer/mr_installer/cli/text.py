@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import shlex
 from typing import assert_never
 
 from mr_core.cli.units import show_bytes, show_seconds
+from mr_core.errors import BundleError
 from mr_installer.installer import Installer
 from mr_installer.plan import Action, InstallPlan
 from mr_installer.probing import ProbeResult
@@ -23,7 +25,7 @@ def show_installed(done: Installed) -> str:
             first = f"{done.backend} {done.version} is installed ({done.target})"
         case _:
             assert_never(done.action)
-    return f"{first}\nstart it: {_quoted(str(done.launcher))} --model DIR --port N"
+    return f"{first}\nstart it: {shlex.quote(str(done.launcher))} --model DIR --port N"
 
 
 def show_plan(plan: InstallPlan) -> str:
@@ -67,7 +69,10 @@ def show_list(installer: Installer, found: list[Status]) -> str:
 def _size(installer: Installer, status: Status, active: Release | None) -> str:
     if active is None:
         return "-"
-    return show_bytes(read_config(installer.root.backend(status.backend), active.id).contents.bytes)
+    try:
+        return show_bytes(read_config(installer.root.backend(status.backend), active.id).contents.bytes)
+    except BundleError:
+        return "?"
 
 
 def show_status(installer: Installer, found: list[Status]) -> str:
@@ -94,7 +99,7 @@ def _status(installer: Installer, status: Status) -> str:
         ]
     for release in status.releases:
         if not release.active:
-            rows.append(("also", release.id + ("" if release.probed else " (its probe has not passed)")))
+            rows.append(("also", release.id + ("" if release.probed else " (not probed)")))
     return _rows(rows)
 
 
@@ -108,7 +113,3 @@ def show_probe(done: ProbeResult) -> str:
 def _rows(rows: list[tuple[str, str]]) -> str:
     width = max(len(name) for name, _ in rows) + 2
     return "\n".join(f"{name:<{width}}{value}" for name, value in rows)
-
-
-def _quoted(path: str) -> str:
-    return f'"{path}"' if " " in path else path

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Generator, Iterator
 from contextlib import closing
 
+from mr_core.blob_file import FileStream
 from mr_core.compression import open_decompressor
 from mr_core.digest import CHUNK
-from mr_core.durable import host_error
 from mr_core.errors import BundleError, IntegrityError
 from mr_core.file_manifest import Entry, FileEntry, LinkEntry
 from mr_core.store import BlobFile
@@ -67,33 +66,27 @@ def _extract(job: LayerJob, stage: int, tick: Callable[[int], None]) -> LayerRes
 def _verify(job: LayerJob, tick: Callable[[int], None]) -> None:
     """Compare the blob with its digest, before anything parses it."""
     hasher = job.digest.hasher()
-    for chunk in read_blob(job.blob, CHUNK):
+    for chunk in _blob_chunks(job.blob, CHUNK):
         hasher.update(chunk)
         tick(0)
     if hasher.hexdigest() != job.digest.hex:
         raise _differs(Rule.DIGEST, f"its bytes have the digest `{job.digest.algorithm}:{hasher.hexdigest()}`", job)
 
 
-def read_blob(blob: BlobFile, size: int) -> Iterator[bytes]:
-    """Yield a blob in parts of ``size`` bytes; raise `IntegrityError` when the file is shorter than it should be."""
-    try:
-        descriptor = os.open(blob.path, os.O_RDONLY | os.O_CLOEXEC)
-        try:
-            position, end = blob.offset, blob.offset + blob.size
-            while position < end:
-                part = os.pread(descriptor, min(size, end - position), position)
-                if not part:
-                    raise IntegrityError(
-                        f"Cannot read `{blob.path}`: it ends {end - position} bytes early",
-                        hint="fetch it again",
-                        rule=str(Rule.BLOB_SIZE),
-                    )
-                position += len(part)
-                yield part
-        finally:
-            os.close(descriptor)
-    except OSError as error:
-        raise host_error(f"Cannot read `{blob.path}`", error) from error
+def _blob_chunks(blob: BlobFile, size: int) -> Iterator[bytes]:
+    """Yield the bytes of a blob in chunks of at most ``size``; raise `IntegrityError` when its file ends early."""
+    left = blob.size
+    with FileStream(blob) as stream:
+        while left:
+            part = stream.read(size)
+            if not part:
+                raise IntegrityError(
+                    f"Cannot read `{blob.path}`: it ends {left} bytes early",
+                    hint="fetch it again",
+                    rule=str(Rule.BLOB_SIZE),
+                )
+            left -= len(part)
+            yield part
 
 
 class _Stream:
@@ -110,7 +103,7 @@ class _Stream:
         """Yield the stream in chunks of at most a MiB; ends only after the compressed stream ended properly."""
         decoder = open_decompressor(self._job.compression)
         total = 0
-        for part in read_blob(self._job.blob, _READ_BYTES):
+        for part in _blob_chunks(self._job.blob, _READ_BYTES):
             for chunk in decoder.feed(part):
                 self._hasher.update(chunk)
                 total += len(chunk)

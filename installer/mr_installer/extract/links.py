@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Mapping
+from dataclasses import dataclass
 
 from mr_installer.extract.rules import Rule, refusal
 
@@ -31,8 +32,10 @@ def check_links(links: Mapping[str, str], files: Collection[str], directories: C
     """
     for path, target in links.items():
         _check_text(path, target)
+    ends: dict[str, tuple[str, int]] = {}
     for path in links:
-        _follow(path, links, files, directories)
+        if path not in ends:
+            _follow(path, links, files, directories, ends)
 
 
 def _check_text(path: str, target: str) -> None:
@@ -46,26 +49,54 @@ def _check_text(path: str, target: str) -> None:
         raise refusal(Rule.LINK_COMPONENT, "its target has an empty component or a `.`", member=path)
 
 
-def _follow(start: str, links: Mapping[str, str], files: Collection[str], directories: Collection[str]) -> None:
-    place = start.split("/")[:-1]
-    left = links[start].split("/")[::-1]  # what is still to be walked, next component last
-    steps = 0
-    while left:
-        steps += 1
-        if steps > MOST_STEPS:
+@dataclass(slots=True)
+class _Walk:
+    """One link while it is followed: where the way has led so far, and the components left, next one last."""
+
+    link: str
+    place: str
+    left: list[str]
+    steps: int = 0
+
+
+def _follow(
+    start: str,
+    links: Mapping[str, str],
+    files: Collection[str],
+    directories: Collection[str],
+    ends: dict[str, tuple[str, int]],
+) -> None:
+    """Find out where a link ends, and add that and its steps to ``ends``, also for the links on its way.
+
+    Each link is walked once, however many others lead through it, so all together take time in proportion to their
+    text. The stack is a list because ``MOST_STEPS`` nested calls could be too many for the thread of a host.
+    """
+    walks = [_begin(start, links)]
+    while walks:
+        walk = walks[-1]
+        if walk.steps > MOST_STEPS or len(walks) > MOST_STEPS:
             raise refusal(Rule.LINK_LOOP, f"it does not end within {MOST_STEPS} steps", member=start)
-        name = left.pop()
-        path = "/".join(place)
-        if path and path not in directories:
-            reason = "is a file" if path in files else "does not exist"
-            raise refusal(Rule.LINK_AMBIGUOUS, f"its way leads through `{path}`, which {reason}", member=start)
-        if name == "..":
-            if not place:
-                raise refusal(Rule.LINK_ESCAPE, "it leaves the tree", member=start)
-            place.pop()
+        if not walk.left:
+            ends[walk.link] = walk.place, walk.steps
+            walks.pop()
             continue
-        path = f"{path}/{name}" if path else name
+        place, name = walk.place, walk.left[-1]
+        if place and place not in directories:
+            reason = "is a file" if place in files else "does not exist"
+            raise refusal(Rule.LINK_AMBIGUOUS, f"its way leads through `{place}`, which {reason}", member=start)
+        if name == ".." and not place:
+            raise refusal(Rule.LINK_ESCAPE, "it leaves the tree", member=start)
+        path = place.rpartition("/")[0] if name == ".." else f"{place}/{name}" if place else name
+        steps = 0
         if path in links:
-            left += links[path].split("/")[::-1]
-        else:
-            place.append(name)
+            if path not in ends:
+                walks.append(_begin(path, links))  # the same component comes again once its end is known
+                continue
+            path, steps = ends[path]
+        walk.left.pop()
+        walk.place = path
+        walk.steps += 1 + steps
+
+
+def _begin(link: str, links: Mapping[str, str]) -> _Walk:
+    return _Walk(link, link.rpartition("/")[0], links[link].split("/")[::-1])

@@ -20,7 +20,8 @@ from mr_core.events import Cancel, Level, Notice, Reporter, discard
 from mr_installer.extract.job import LayerJob, LayerResult
 from mr_installer.extract.layer import extract_layer
 from mr_installer.extract.tree_writer import open_directory
-from mr_installer.extract.worker_process import WorkerFailed, WorkerProcess, find_python
+from mr_installer.extract.worker_process import WorkerFailed, WorkerProcess
+from mr_installer.python_path import find_python
 
 
 class ExtractionPool:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from enum import StrEnum
 
-from mr_core.errors import IntegrityError
+from mr_core.errors import IntegrityError, printable
 
 _HINT = "do not use this bundle; tell its publisher"
 
@@ -101,9 +101,3 @@ def refusal(rule: Rule, reason: str, *, member: str = "", offset: int | None = N
         member=shown,
         offset=offset,
     )
-
-
-def printable(text: str, *, most: int = 200) -> str:
-    """Return hostile text as one printable line of at most ``most`` characters."""
-    shown = "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in text[:most])
-    return shown if len(text) <= most else f"{shown}…"

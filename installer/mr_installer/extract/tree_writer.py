@@ -12,7 +12,7 @@ import os
 from collections.abc import Iterable
 from typing import Self
 
-from mr_core.durable import host_error
+from mr_core.durable import host_error, write_all
 from mr_core.errors import BundleError
 from mr_installer.extract.rules import Rule, refusal
 
@@ -70,9 +70,7 @@ class TreeWriter:
             try:
                 for piece in content:
                     hasher.update(piece)
-                    written = os.write(descriptor, piece)
-                    while written < len(piece):
-                        written += os.write(descriptor, piece[written:])
+                    write_all(descriptor, piece)
                 os.fchmod(descriptor, mode)
             finally:
                 os.close(descriptor)

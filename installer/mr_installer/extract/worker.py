@@ -13,6 +13,7 @@ import time
 import traceback
 from typing import Any, BinaryIO, NoReturn
 
+from mr_core.durable import write_all
 from mr_core.errors import BundleError, InternalError
 from mr_installer.extract.job import LayerJob, LayerResult, pack_entries
 from mr_installer.extract.layer import extract_layer
@@ -96,9 +97,7 @@ def _send_result(result: LayerResult) -> None:
 
 
 def _send(message: dict[str, Any]) -> None:
-    left = memoryview(json.dumps(message, separators=(",", ":")).encode() + b"\n")
-    while left:
-        left = left[os.write(_STDOUT, left) :]
+    write_all(_STDOUT, json.dumps(message, separators=(",", ":")).encode() + b"\n")
 
 
 def pack_error(error: BundleError) -> dict[str, Any]:

@@ -42,17 +42,6 @@ class WorkerFailed(Exception):  # noqa: N818 - never leaves this package: the po
     """No worker process can be had here; the text says why."""
 
 
-def find_python() -> Path | None:
-    """Return the interpreter that runs this program, or `None` when it is embedded in another one.
-
-    A frozen or embedding program may call itself `sys.executable`; starting that again would start the program.
-    """
-    if not sys.executable or getattr(sys, "frozen", False):
-        return None
-    path = Path(sys.executable)
-    return path if path.name.lower().startswith("python") and os.access(path, os.X_OK) else None
-
-
 class _Refused(Exception):  # noqa: N818 - carries an answer, and ends where it is caught
     """The worker answered with an error, and is ready for the next layer."""
 
