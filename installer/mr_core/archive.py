@@ -33,7 +33,8 @@ class ArchiveSource:
         Raises:
             NotFoundError: when there is no such file.
             InvalidInputError: when it is not a tar file, is compressed, or names a member twice.
-            IntegrityError: when the tar file is cut off.
+            IntegrityError: when the tar file is damaged or cut off.
+            HostError: when it cannot be read.
         """
         self.path = path
         self._members = _members(path)

@@ -29,6 +29,7 @@ class Outcome(Enum):
     SKIPPED = "skipped"
     RESUMED = "resumed"
     FAILED = "failed"
+    CANCELLED = "cancelled"
 
 
 class Level(Enum):
@@ -234,5 +235,7 @@ class Phase:
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         self.seconds = time.monotonic() - self._begin
-        outcome = Outcome.FAILED if kind is not None else self.outcome
+        outcome = self.outcome
+        if kind is not None:
+            outcome = Outcome.CANCELLED if issubclass(kind, CancelledError) else Outcome.FAILED
         self._report(PhaseFinished(phase=self._phase, seconds=self.seconds, outcome=outcome, detail=self.detail))

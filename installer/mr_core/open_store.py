@@ -21,7 +21,8 @@ def open_source(
     Raises:
         NotFoundError: when there is no such layout or archive.
         InvalidInputError: when the layout or archive is not one.
-        IntegrityError: when the archive is cut off.
+        IntegrityError: when the archive is damaged or cut off.
+        HostError: when one of them cannot be read.
     """
     match location:
         case RegistryLocation(reference):

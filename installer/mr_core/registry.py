@@ -51,7 +51,10 @@ class RegistryStore:
         return f"docker://{self._where}"
 
     def resolve(self, name: str) -> Descriptor:
-        """Return what a tag or a digest points to, with one HEAD (which Docker Hub does not count as a pull)."""
+        """Return what a tag or a digest points to.
+
+        That takes one HEAD (which Docker Hub does not count as a pull), and a GET when its answer says too little.
+        """
         what = f"find `{self._named(name)}`"
         response = self._session.request(
             "HEAD", f"{self._path}/manifests/{name}", what=what, accept=frozenset({200, 404, 405}), headers=_ACCEPT

@@ -27,6 +27,7 @@ def find_credentials(registry: str, repository: str, options: RegistryOptions) -
 
     Raises:
         AccessDeniedError: when a credential helper fails.
+        HostError: when one cannot be run.
         InvalidInputError: when the Docker configuration is not valid JSON of its form.
     """
     if options.username:

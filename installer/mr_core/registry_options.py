@@ -28,7 +28,8 @@ class RegistryOptions:
         user_agent: Sent with each request.
         docker_config: The Docker configuration directory, `None` for the default (``DOCKER_CONFIG``, ``~/.docker``).
         proxies: Proxy addresses for ``http``, ``https`` and ``all``.
-        no_proxy: Hosts that are reached without a proxy, in curl's syntax. Loopback never uses one.
+        no_proxy: Hosts that are reached without a proxy: names, parent domains, ``host:port`` or ``*``, separated by
+            commas; ranges of addresses are not known. Loopback never uses one.
     """
 
     insecure_hosts: frozenset[str] = frozenset()

@@ -7,7 +7,6 @@
 from __future__ import annotations
 
 import re
-import ssl
 import threading
 import time
 from collections.abc import Iterator, Mapping
@@ -306,6 +305,8 @@ def _origin(parts: SplitResult) -> tuple[str, str | None, int]:
 
 def _check_authorities(ca: Path) -> None:
     """Raise `HostError` unless a file of certificates can be used: asking again would not mend it."""
+    import ssl  # noqa: PLC0415 - comes with requests, which is imported late
+
     try:
         if not ca.is_dir():  # a directory of hashed names is looked into when a connection is made
             ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(ca)

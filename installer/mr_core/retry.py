@@ -20,8 +20,8 @@ RETRY_STATUSES = frozenset({408, 429, 499, 500, 502, 503, 504, 522})
 class RetryPolicy:
     """How often to try and how long to wait; all times in seconds.
 
-    A server that cannot even be connected to is given up sooner (about two seconds) than one that answers with a
-    passing error (about ten): the first is most often a mistyped or missing server, and somebody waits.
+    A server that cannot even be connected to is given up sooner (after waits of 1.5 s at most in all) than one that
+    answers with a passing error (7.5 s): the first is most often a mistyped or missing server, and somebody waits.
     """
 
     attempts: int = 5

@@ -62,6 +62,35 @@ def test_the_everyday_calls(bundles: Bundles, root: Path) -> None:
     assert "no backend is installed" in mr_install("list", "--root", root).stdout
 
 
+def test_relative_paths(bundles: Bundles, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(bundles.layout.parent)
+    finished = mr_install(BACKEND, "--from", f"oci:layout:{BACKEND}-{GOOD}", "--root", os.path.relpath(tmp_path / "r"))
+    assert finished.returncode == 0, finished.stderr
+    check_invariants(tmp_path / "r")
+    assert f"oci:layout:{BACKEND}-{GOOD}" in mr_install("status", BACKEND, "--root", tmp_path / "r").stdout
+
+
+@pytest.mark.parametrize("option", [("--root", ""), ("--from", ""), ("--target", ""), ("--root", "a\nb")])
+def test_an_empty_argument_is_not_a_default(bundles: Bundles, root: Path, option: tuple[str, str]) -> None:
+    arguments = {"--from": bundles.source(GOOD), "--root": str(root), **dict([option])}
+    refused(mr_install(BACKEND, *(text for pair in arguments.items() for text in pair)), 2, option[0])
+    refused(mr_install("serve", BACKEND, "--model", "", "--root", root), 2, "--model")
+    refused(mr_install(BACKEND, "--insecure-registry", "http://x/", "--root", root), 2, "--insecure-registry")
+
+
+@pytest.mark.parametrize(
+    ("script", "status"),
+    [('"$0" list --json >&-', 0), ('"$0" list --json >/dev/full', 9), ('"$0" nope 2>&-', 4), ('"$0" list <&-', 0)],
+)
+def test_streams_that_are_closed_or_full(script: str, status: int, tmp_path: Path) -> None:
+    environment = {**os.environ, "MR_ROOT": str(tmp_path), "MR_REPOSITORY": ""}
+    finished = subprocess.run(
+        ["sh", "-c", script, PROGRAM], check=False, capture_output=True, text=True, env=environment
+    )
+    assert finished.returncode == status
+    assert "Traceback" not in finished.stdout + finished.stderr
+
+
 def test_json_is_one_object_a_line_and_ends_with_the_outcome(bundles: Bundles, root: Path) -> None:
     lines = json_lines(mr_install(BACKEND, "--from", bundles.source(GOOD), "--root", root, "--json"))
     assert lines[-1]["event"] == "result"

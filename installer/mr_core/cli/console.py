@@ -148,7 +148,7 @@ class RichConsole:
 
     def _mark(self, outcome: Outcome) -> str:
         match outcome:
-            case Outcome.FAILED:
+            case Outcome.FAILED | Outcome.CANCELLED:
                 return "[red]✗[/]"
             case Outcome.SKIPPED:
                 return "[dim]-[/]"

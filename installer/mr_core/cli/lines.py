@@ -20,7 +20,8 @@ from mr_core.events import (
     Unit,
 )
 
-VERBS = {Outcome.DONE: "", Outcome.SKIPPED: "skipped", Outcome.RESUMED: "resumed", Outcome.FAILED: "failed"}
+VERBS = {outcome: "" if outcome is Outcome.DONE else outcome.value for outcome in Outcome}
+"""How an outcome reads at the end of a line."""
 
 
 class PlainLines:

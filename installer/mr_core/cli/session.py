@@ -146,7 +146,7 @@ def run_command(command: click.Command, name: str) -> None:
     except BrokenPipeError:
         code = _BROKEN_PIPE
     except OSError as error:
-        code = _fail(_host_error(error), lines)
+        code = _fail(_host_error(error), lines if error.filename is not None else None)
     except Exception as error:  # noqa: BLE001 - the last resort: a bug is reported as one
         traceback.print_exc()
         code = _fail(InternalError(f"Cannot finish: {type(error).__name__}: {error}"), lines)
@@ -160,6 +160,8 @@ def _flush(code: int) -> int:
             stream.flush()
         except OSError as error:
             os.dup2(os.open(os.devnull, os.O_WRONLY), number)
+            if number == 1 and not isinstance(error, BrokenPipeError):
+                _fail(_host_error(error), None)
             code = _BROKEN_PIPE if isinstance(error, BrokenPipeError) else code or HostError.exit_code
     return code
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.shell_completion import CompletionItem
 
 import mr_installer as library  # its names load when they are used, so that `--help` is quick
 from mr_core import __version__
@@ -34,6 +35,11 @@ class InstallGroup(DefaultGroup):
     """``mr-install BACKEND`` installs."""
 
     default_command = "install"
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+        """Offer backends beside the commands: the first word may be either."""
+        names = _known_names(ctx, self.params[0], incomplete)
+        return [*super().shell_complete(ctx, incomplete), *(CompletionItem(name) for name in names)]
 
 
 def _text() -> ModuleType:

@@ -10,7 +10,7 @@ from mr_core.errors import BundleError
 from mr_installer.installer import Installer
 from mr_installer.plan import Action, InstallPlan
 from mr_installer.probing import ProbeResult
-from mr_installer.releases import Release, Status, read_config
+from mr_installer.releases import Release, Status, previous_release, read_config
 from mr_installer.transaction import Installed
 
 
@@ -18,11 +18,11 @@ def show_installed(done: Installed) -> str:
     """Return the outcome of an install."""
     match done.action:
         case Action.NOTHING:
-            first = f"{done.backend} {done.version} is installed already ({done.target})"
+            first = f"{done.backend} {done.version} is installed already ({done.target}, {done.release})"
         case Action.ACTIVATE:
-            first = f"{done.backend} {done.version} is active now ({done.target})"
+            first = f"{done.backend} {done.version} is active now ({done.target}, {done.release})"
         case Action.INSTALL:
-            first = f"{done.backend} {done.version} is installed ({done.target})"
+            first = f"{done.backend} {done.version} is installed ({done.target}, {done.release})"
         case _:
             assert_never(done.action)
     return f"{first}\nstart it: {shlex.quote(str(done.launcher))} --model DIR --port N"
@@ -97,9 +97,12 @@ def _status(installer: Installer, status: Status) -> str:
             ("installed", receipt.installed),
             ("launcher", str(directory.launcher)),
         ]
+    back = previous_release(directory)
     for release in status.releases:
         if not release.active:
-            rows.append(("also", release.id + ("" if release.probed else " (not probed)")))
+            remarks = [] if release.probed else ["not probed"]
+            remarks += ["rollback activates it"] if back is not None and back.id == release.id else []
+            rows.append(("also", release.id + (f" ({', '.join(remarks)})" if remarks else "")))
     return _rows(rows)
 
 

@@ -56,7 +56,7 @@ class LayerJob:
     def to_json(self) -> dict[str, Any]:
         """Return plain values that `from_json` reads back."""
         return {
-            "path": str(self.blob.path),
+            "path": str(self.blob.path.absolute()),  # a worker may have another working directory
             "offset": self.blob.offset,
             "size": self.blob.size,
             "digest": str(self.digest),
