@@ -34,8 +34,8 @@ def check_modules(paths: Collection[str], launch: LaunchSpec, probe: ProbeSpec, 
     if launch.script and f"bin/{launch.script}" not in paths:
         missing.append(f"`bin/{launch.script}`, which `launch.script` names")
     known = {*_importable(paths, directories, places), *sys.builtin_module_names}
-    tops = {name.partition(".")[0]: name for name in reversed(probe.imports)}
-    missing += [f"`{name}`, which `probe.imports` names" for top, name in tops.items() if top not in known]
+    absent = [name for name in probe.imports if name.partition(".")[0] not in known]
+    missing += [f"`{name}`, which `probe.imports` names" for name in absent]
     if missing:
         raise BuildError(
             f"Cannot use the environment: it does not hold {'; nor '.join(missing)}",

@@ -80,7 +80,7 @@ class RegistrySession:
         self._auth_lock = threading.Lock()
         self._authorities_checked = False
         self._errors = (requests.RequestException, HTTPError, OSError, ValueError)
-        session = requests.Session()
+        session = _plain_session()
         session.trust_env = False  # else ~/.netrc replaces our Authorization and REQUESTS_CA_BUNDLE our CA bundle
         session.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))  # no state beside the pool
         for prefix in ("http://", "https://"):
@@ -250,6 +250,18 @@ class RegistrySession:
                 f"Cannot {what}: `{self.host}` redirects to plain http on `{new.netloc}`",
                 hint="the registry is set up wrongly; ask whoever runs it for https",
             )
+
+
+def _plain_session() -> requests.Session:
+    import requests  # noqa: PLC0415 - see the module's docstring
+
+    class Session(requests.Session):
+        """Leaves redirects alone: even unfollowed ones, requests parses, and reads their bodies of any length."""
+
+        def get_redirect_target(self, resp: requests.Response) -> str | None:  # noqa: ARG002 - its signature
+            return None
+
+    return Session()
 
 
 class RemoteStream:

@@ -229,8 +229,9 @@ def test_source_date_epoch(builder: Builder, monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setenv("SOURCE_DATE_EPOCH", "86400")
     assert builder.open(builder.build()).image["created"] == "1970-01-02T00:00:00Z"
     monkeypatch.setenv("SOURCE_DATE_EPOCH", "yesterday")
-    with pytest.raises(InvalidInputError, match="SOURCE_DATE_EPOCH"):
+    with pytest.raises(InvalidInputError, match="SOURCE_DATE_EPOCH") as caught:
         builder.build()
+    assert caught.value.hint
 
 
 def test_stale_lock_is_refused(builder: Builder) -> None:

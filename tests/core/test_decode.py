@@ -198,3 +198,47 @@ def test_any_bytes_are_a_document_or_an_error_of_ours(raw: bytes) -> None:
         assert error.exit_code == 3
     else:
         assert isinstance(found, Manifest | Index)
+
+
+@pytest.mark.parametrize(
+    "data", [b'"\\ud800"', b'{"\\udfff": 1}', '"\\ud800"', '"\ud800"', '{"a": "\udc80"}', '{"a":1,"a":2}']
+)
+def test_json_holds_only_text_that_can_be_written_again(data: bytes | str) -> None:
+    with pytest.raises(InvalidInputError, match=r"Cannot read it: (a surrogate stands alone|duplicate key)"):
+        parse_json(data, "it")
+
+
+def test_json_may_come_as_text() -> None:
+    assert parse_json('{"a": "ä\\ud83d\\ude00\\\\ud800"}', "it") == {"a": "ä😀\\ud800"}
+    with pytest.raises(InvalidInputError, match="5 bytes, more than the 4"):
+        parse_json('"äx"', "it", limit=4)
+
+
+def test_thousands_of_problems_are_counted_and_not_kept() -> None:
+    key = "k" * 5000
+    read = Decoder({f"{key}{i}": i for i in range(10_000)}, "thing")
+    read.text("first")
+    read.refuse_unknown()
+    with pytest.raises(InvalidInputError) as caught:
+        read.finish()
+    problems = caught.value.fields["problems"]
+    assert isinstance(problems, list)
+    assert len(problems) == 51
+    assert problems[-1] == "and 9951 more"
+    assert caught.value.message.endswith("\n  and 9951 more")
+    assert len(caught.value.message) < 20_000
+
+
+@pytest.mark.parametrize(
+    "line",
+    [b"[" * 50_000, b"[" * 200_000, b'{"path":"a\\ud800","link":"b"}', b'{"path":"a","link":"\\udc00"}',
+     '{"path":"a","link":"b"}'.encode("utf-16-le"), b'{"path":"' + b"a" * 70_000 + b'","link":"b"}'],
+)  # fmt: skip
+def test_a_hostile_line_of_a_file_manifest_is_an_error_of_ours(line: bytes) -> None:
+    with pytest.raises(InvalidInputError, match="file manifest"):
+        parse_entries(line.replace(b"\n", b" ") + b"\n")
+
+
+def test_a_name_with_control_characters_survives() -> None:
+    entries: dict[str, Entry] = {"a\x01b": LinkEntry(path="a\x01b", link="c\x02")}
+    assert parse_entries(dump_entries(entries.values())) == entries

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
+import threading
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
-from mr_core.durable import make_directories, point_link, remove_tree, sync_tree, write_durably
+from mr_core import durable
+from mr_core.durable import make_directories, point_link, remove_tree, sync_tree, write_all, write_durably
 from mr_core.errors import HostError
 
 
@@ -77,3 +81,45 @@ def test_syncing_a_tree_with_dangling_links_works(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("x")
     (tmp_path / "dangling").symlink_to("nowhere")
     sync_tree(tmp_path)
+
+
+def test_macos_empties_the_cache_of_the_drive_once_and_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "file").write_text("x")
+    calls: list[str] = []
+    real = os.fsync
+
+    def sync(descriptor: int) -> None:
+        calls.append(Path(f"/dev/fd/{descriptor}").resolve().name)
+        real(descriptor)
+
+    monkeypatch.setattr(durable, "sys", SimpleNamespace(platform="darwin"))
+    monkeypatch.setattr(os, "fsync", sync)
+    monkeypatch.setattr(fcntl, "fcntl", lambda _descriptor, command: calls.append(f"full {command}"))
+    sync_tree(tmp_path)
+    assert sorted(calls[:-1]) == sorted([tmp_path.name, "a", "b", "file", "file"])
+    assert calls[-1] == "full 51"
+
+
+def test_everything_is_written_however_little_the_system_takes(tmp_path: Path) -> None:
+    content = os.urandom(1 << 20)
+    found = bytearray()
+    reader, writer = os.pipe()
+
+    def drain() -> None:
+        while chunk := os.read(reader, 1000):
+            found.extend(chunk)
+
+    thread = threading.Thread(target=drain)
+    thread.start()
+    write_all(writer, memoryview(content))
+    os.close(writer)
+    thread.join(20)
+    os.close(reader)
+    assert bytes(found) == content
+
+
+def test_a_path_that_is_too_long_is_a_host_error(tmp_path: Path) -> None:
+    with pytest.raises(HostError, match="too long"):
+        make_directories(tmp_path / ("x" * 300))

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import io
 import json
+import subprocess
+import sys
+import threading
+import time
 
 import pytest
 
@@ -67,6 +71,92 @@ def test_cancel_interrupts_a_sleep() -> None:
     cancel.set()
     with pytest.raises(CancelledError):
         cancel.sleep(60)
+
+
+SET_AT_EVERY_LINE = """
+import sys
+from mr_core.errors import CancelledError
+from mr_core.events import Cancel
+
+def sleep(line):
+    token, left = Cancel(), line
+    def trace(frame, event, _):
+        nonlocal left
+        if event == "line" and frame.f_code is not sleep.__code__:
+            left -= 1
+            if left == 0:
+                token.set()  # as a signal handler does, between any two steps of the wait
+        return trace
+    sys.settrace(trace)
+    try:
+        token.sleep(0.001)
+        stopped = False
+    except CancelledError:
+        stopped = True
+    sys.settrace(None)
+    return left, stopped, token.is_set
+
+for line in range(1, 100):
+    left, stopped, is_set = sleep(line)
+    assert is_set == (left <= 0)
+    if left > 0:
+        break
+    if line == 1:
+        assert stopped
+print(line)
+"""
+
+
+def test_a_signal_handler_may_set_the_token_at_any_point_of_a_sleep() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", SET_AT_EVERY_LINE], capture_output=True, text=True, timeout=60, check=True
+    )
+    assert int(done.stdout) > 3
+
+
+def test_a_set_token_wakes_everybody_who_sleeps() -> None:
+    cancel = Cancel()
+    stopped: list[float] = []
+
+    def sleeper() -> None:
+        with pytest.raises(CancelledError):
+            cancel.sleep(60)
+        stopped.append(time.monotonic())
+
+    threads = [threading.Thread(target=sleeper, daemon=True) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    time.sleep(0.05)
+    cancel.set()
+    for thread in threads:
+        thread.join(20)
+    assert len(stopped) == 4
+
+
+def test_a_reporter_may_cause_another_event() -> None:
+    seen: list[Event] = []
+
+    def sink(event: Event) -> None:
+        seen.append(event)
+        if isinstance(event, Notice) and event.code == "outer":
+            report(Notice(code="inner", message="from within"))
+
+    report = SafeReporter(sink)
+    thread = threading.Thread(target=lambda: report(Notice(code="outer", message="")), daemon=True)
+    thread.start()
+    thread.join(20)
+    assert [event.code for event in seen if isinstance(event, Notice)] == ["outer", "inner"]
+
+
+def test_nothing_follows_the_outcome_and_fields_replace_nothing_of_ours() -> None:
+    stream = io.StringIO()
+    lines = JsonLines(stream)
+    lines.result({"v": 7, "seq": 7, "event": "mine", "path": "a"})
+    lines(Notice(code="late", message="from a thread"))
+    lines.error(IntegrityError("Cannot read it"))
+    lines.result({})
+    (only,) = [json.loads(line) for line in stream.getvalue().splitlines()]
+    assert only == {"v": 1, "seq": 1, "event": "result", "path": "a"}
 
 
 def test_json_lines_are_numbered_and_end_with_the_outcome() -> None:

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mr_core.digest import Digest
-from mr_core.errors import BundleError, InvalidInputError, redact
+from mr_core.errors import BundleError, InvalidInputError, printable, redact
 from mr_core.location import ArchiveLocation, LayoutLocation, RegistryLocation, parse_location
 from mr_core.platform import Target
 from mr_core.reference import Reference
@@ -48,7 +48,8 @@ def test_references(text: str, registry: str, repository: str, target: str) -> N
 @pytest.mark.parametrize(
     "text",
     ["", ":tag", "r.example/", "r.example/A", "r.example/a:", "r.example/a:b:c", "r.example/a@sha1:00", "r.example/a b",
-     "r.example/../a", "http://r.example/a", "r.example:port/a", f"r.example/{'a' * 300}", "a//b", "r.example/a:-x"],
+     "r.example/../a", "http://r.example/a", "r.example:port/a", "r.example:65536/a",
+     f"r.example/{'a' * 300}", "a//b", "r.example/a:-x"],
 )  # fmt: skip
 def test_what_is_no_reference(text: str) -> None:
     with pytest.raises(InvalidInputError):
@@ -98,3 +99,49 @@ def test_secrets_are_redacted() -> None:
     assert "r.example/v2/" in text
     assert "http://a.example/x" in text
     assert "pw" not in BundleError("Cannot read https://u:pw@h/", hint="try https://u:pw@h/?k=pw").hint
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["user:s3cret@reg.example/a:1", "user:s3cret@reg.example", "user:p@s3cret@reg.example:5000/a",
+     f"user:s3cret@reg.example/a@sha256:{HEX}", "user:s3cret@", "user:s3/cret@reg.example/a"],
+)  # fmt: skip
+@pytest.mark.parametrize("transport", ["docker://", ""])
+def test_a_reference_never_shows_what_may_be_a_password(text: str, transport: str) -> None:
+    read = parse_location if not transport else Reference.parse
+    with pytest.raises(InvalidInputError) as caught:
+        read(text)
+    shown = f"{caught.value!r} {caught.value.message} {caught.value.hint} {caught.value.fields}"
+    assert "cret" not in shown
+    if transport:
+        assert "docker login" in caught.value.hint
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["HTTPS://u:s3cret@h/", "https://u:p@s3cret@h", "https://s3cret@h:1/x", "a=http://h/x,https://u:s3cret@h/",
+     "https://h/x?k=s3cret", "Https://h?s3cret#f", "git+https://u:s3cret@h/x", "https://h/a,https://h/b?t=s3cret"],
+)  # fmt: skip
+def test_no_part_of_a_secret_is_left_in_a_url(url: str) -> None:
+    for shown in (redact(url), f"{BundleError('Cannot read it', url=url, more=[{'urls': (url,)}]).fields}"):
+        assert "s3cret" not in shown
+        assert "h" in shown
+    assert redact("docker://r.example:5000/a@sha256:00 user@host") == "docker://r.example:5000/a@sha256:00 user@host"
+
+
+def test_messages_hold_nothing_that_a_terminal_obeys() -> None:
+    hostile = "\x1b]0;title\x07\x1b[2J\r\u202egnp.exe\x9b31m\udc80"
+    error = InvalidInputError(f"Cannot read `{hostile}`: bad\n  and more", hint=hostile, name=hostile)
+    assert error.message.split("\n")[1] == "  and more"
+    assert all(line.isprintable() for line in [*error.message.split("\n"), error.hint, *str(error).split("\n")])
+    assert "\\x1b[2J" in error.message
+    assert error.fields["name"] == hostile, "the value itself is what a script needs; JSON escapes it"
+    assert InvalidInputError(error.message).message == error.message
+    assert printable("x" * 300) == "x" * 200 + "…"
+
+
+def test_a_path_that_is_too_long_names_nothing() -> None:
+    for text in ("x" * 300, f"{'x' * 300}/y", f"a/{'y' * 5000}"):
+        with pytest.raises(InvalidInputError, match="no existing file"):
+            parse_location(text)
+    assert parse_location(f"oci:{'x' * 300}:n") == LayoutLocation(Path("x" * 300), "n")

@@ -16,7 +16,7 @@ import pytest
 from mr_bundler.interpreter import find_host_python, prepare_interpreter
 from mr_bundler.interpreter.libraries import SYSTEM_LIBRARIES
 from mr_core.errors import CancelledError, NotFoundError, UnsupportedError, UsageError
-from mr_core.events import Cancel, Outcome, PhaseFinished
+from mr_core.events import Cancel, Level, Notice, Outcome, PhaseFinished
 from mr_core.platform import Target
 from support.need import missing, need
 from support.python_archive import HERE, NOWHERE
@@ -114,12 +114,19 @@ def test_the_second_call_is_a_copy_and_a_damaged_cache_is_not_used(host, tmp_pat
         made = prepare_interpreter(
             NOWHERE, HERE, destination=place, cache=tmp_path / "cache", python_from=host.prefix, report=events.append
         )
+        told.extend(events)
         return made, [(e.phase, e.outcome) for e in events if isinstance(e, PhaseFinished)]
 
+    told = []
     first, worked = build("one")
     second, copied = build("two")
     assert worked == [("relocate", Outcome.DONE), ("interpreter", Outcome.DONE)]
     assert copied == [("interpreter", Outcome.SKIPPED)]
+    (notice,) = [e for e in told if isinstance(e, Notice) and e.code == "grafted-libraries"]
+    detail = next(e.detail for e in told if isinstance(e, PhaseFinished) and e.phase == "relocate")
+    names = notice.message.partition(": ")[2]
+    assert notice.level is Level.DETAIL
+    assert detail["libraries"] == (0 if names == "none" else len(names.split(", ")))
     assert snapshot(second.prefix) == snapshot(first.prefix)
     (entry,) = (tmp_path / "cache/interpreters").iterdir()
     content = bytearray(entry.read_bytes())

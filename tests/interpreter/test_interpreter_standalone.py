@@ -15,7 +15,7 @@ import pytest
 from mr_bundler.interpreter import fetch, prepare_interpreter
 from mr_bundler.interpreter.standalone import unpack_archive
 from mr_bundler.python_pin import pin_for
-from mr_core.errors import BuildError, IntegrityError, InvalidInputError, UnavailableError
+from mr_core.errors import BuildError, IntegrityError, InvalidInputError, NotFoundError, UnavailableError
 from mr_core.events import BlobProgress, Level, Notice
 from mr_core.platform import Platform, Target
 from support.python_archive import HERE, write_archive
@@ -187,6 +187,18 @@ def test_what_cannot_be_had_is_named_exactly(mirror, darwin, tmp_path):
     assert pin.file in caught.value.message
     assert pin.sha256 in caught.value.message
     assert "--python-archive" in caught.value.hint
+    assert not (tmp_path / "d").exists()
+
+
+@pytest.mark.parametrize("name", ["absent", "."])
+def test_a_wrong_archive_names_the_option(name, darwin, tmp_path):
+    _, pin = darwin
+    with pytest.raises(NotFoundError, match="named with `--python-archive`: ") as caught:
+        prepare_interpreter(
+            pin, DARWIN, destination=tmp_path / "d", cache=tmp_path / "c", python_archive=tmp_path / name
+        )
+    assert str(tmp_path / name) in caught.value.message
+    assert pin.file in caught.value.hint
     assert not (tmp_path / "d").exists()
 
 

@@ -6,11 +6,13 @@ import json
 import re
 import shutil
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from conftest import PROJECT, Built, outcome, tool
 
+from mr_bundler.lock import load_lock
 from support.python_archive import write_archive
 
 pytestmark = pytest.mark.xdist_group("mlx-lm")
@@ -58,8 +60,8 @@ def test_a_mac_bundle_stands_beside_the_linux_one(built: Built, recipe: Path, tm
         "python/lib/python3.12/_sysconfigdata__darwin_darwin.py": b"build_time_vars = {'prefix': '/install'}\n",
     }
     pin = write_archive(archive, members)
-    lock = (recipe / LOCK).read_text()
-    (recipe / LOCK).write_text(re.sub(r'"dd5b[0-9a-f]{60}"', f'"{pin.sha256}"', lock))
+    lock = load_lock(recipe / LOCK)
+    (recipe / LOCK).write_bytes(replace(lock, python=replace(lock.python, sha256=pin.sha256)).dump())
     layout = Path(shutil.copytree(built.layout, tmp_path / "layout"))
     arguments = ("--target", MAC, "--layout", layout, "--cache", tmp_path / "cache", "--json")
     mac = outcome(tool("mr-bundle", "build", recipe, *arguments, "--python-archive", archive))

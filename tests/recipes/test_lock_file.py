@@ -102,6 +102,7 @@ BAD = {
     "no floor": ('glibc = "2.35"\n', "", "glibc: required string is missing"),
     "wrong floor": ('glibc = "2.35"', 'glibc = "2.35"\nmacos = "14.0"', "macos: unknown field"),
     "inputs": (f"sha256:{'0' * 64}", "sha256:00", "inputs: Cannot read inputs"),
+    "no content": (f'content = "{LOCK.content}"\n', "", "content: required value is missing"),
     "python": ('build = "20260814"', "build = 20260814", "python.build: expected a string, found a number"),
     "python sha256": (LOCK.python.sha256, "00", "python.hashes.sha256: `00` does not match"),
     "no time": ("exclude-newer = 2026-11-20T00:00:00Z\n", "", "exclude-newer: required value is missing"),
@@ -129,8 +130,30 @@ def test_two_wheels_of_one_distribution() -> None:
 
 
 def test_a_version_may_be_spelled_in_two_ways() -> None:
-    document = edit(TEXT, 'version = "2.0"', 'version = "2"')
-    assert parse_lock(document.encode()).packages[0].version == "2"
+    lock = replace(LOCK, packages=(replace(ONE, version="2"), TWO))
+    assert parse_lock(lock.dump()).packages[0].version == "2"
+
+
+_SECOND = TEXT.rpartition("\n[[packages]]")[1] + TEXT.rpartition("\n[[packages]]")[2]
+CHANGED = {
+    "package removed": (_SECOND, ""),
+    "other file": ("ab" * 32, "ba" * 32),
+    "other size": ("size = 1234", "size = 1235"),
+    "other Python": (LOCK.python.sha256, "0" * 64),
+    "digest": (LOCK.content, f"sha256:{'0' * 64}"),
+}
+
+
+@pytest.mark.parametrize(("old", "new"), CHANGED.values(), ids=CHANGED.keys())
+def test_a_lock_changed_by_hand_is_refused(tmp_path: Path, old: str, new: str) -> None:
+    path = tmp_path / "x.lock.toml"
+    path.write_text(edit(TEXT, old, new))
+    with pytest.raises(InvalidInputError, match="it was changed after it was written") as caught:
+        load_lock(path)
+    assert str(path) in caught.value.message
+    assert "mr-bundle lock" in caught.value.hint
+    path.write_text(edit(TEXT, "[python]\n", "# words of a reviewer\n[python]\n"))
+    assert load_lock(path) == LOCK
 
 
 def test_newer_format_and_no_file(tmp_path: Path) -> None:
@@ -138,8 +161,8 @@ def test_newer_format_and_no_file(tmp_path: Path) -> None:
         parse_lock(edit(TEXT, "format = 1", "format = 2").encode())
     with pytest.raises(NotFoundError):
         load_lock(tmp_path / "absent")
-    with pytest.raises(InvalidInputError, match="utf-8"):
-        parse_lock(b"\xff")
+    with pytest.raises(InvalidInputError, match=r"not UTF-8 text \(at line 2\)"):
+        parse_lock(b"\n\xff")
 
 
 NAMES = st.from_regex(r"[a-z0-9]{1,6}(-[a-z0-9]{1,6}){0,2}", fullmatch=True)

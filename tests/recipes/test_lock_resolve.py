@@ -3,6 +3,7 @@ from __future__ import annotations
 import os
 import sys
 import threading
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -103,10 +104,9 @@ def test_a_damaged_lock_is_written_anew_and_sizes_are_kept(recipe: Recipe) -> No
     path.write_text("damaged")
     (change,) = lock_recipe(recipe, targets=[LINUX])
     assert change.written
-    text = path.read_text()
-    path.write_text(
-        edit(text, '{ name = "tiny_words-3-py3-none-any.whl", ', '{ name = "tiny_words-3-py3-none-any.whl", size = 7, ')
-    )
+    *others, words = change.lock.packages
+    assert words.name == "tiny-words"
+    path.write_bytes(replace(change.lock, packages=(*others, replace(words, size=7))).dump())
     (change,) = lock_recipe(recipe, targets=[LINUX])
     assert not change.written
     assert [item.size for item in load_lock(path).packages] == [None, None, 7]

@@ -153,6 +153,31 @@ def test_no_recipe(tmp_path: Path) -> None:
         load_recipe(tmp_path / "absent")
 
 
+NOT_TEXT = {
+    "latin 1": (b"\n\nname = '\xe9'", "it is not UTF-8 text (at line 3)"),
+    "NUL": (b"name = '\0'", "it is not TOML: "),
+    "no TOML": (b"name", "it is not TOML: "),
+    "deep": (b"x = " + b"[" * 100_000, "it is nested too deeply"),
+    "empty": (b"", "format: required integer is missing"),
+}
+
+
+@pytest.mark.parametrize(("data", "reason"), NOT_TEXT.values(), ids=NOT_TEXT.keys())
+def test_every_problem_comes_with_advice(tmp_path: Path, data: bytes, reason: str) -> None:
+    (tmp_path / "recipe.toml").write_bytes(data)
+    with pytest.raises(InvalidInputError) as caught:
+        load_recipe(tmp_path)
+    assert caught.value.message.startswith(f"Cannot read recipe `{tmp_path}/recipe.toml`: {reason}")
+    assert "codec" not in caught.value.message
+    assert "recipes/README.md" in caught.value.hint
+
+
+def test_a_path_that_is_none() -> None:
+    with pytest.raises(InvalidInputError, match="that is not a path") as caught:
+        load_recipe(Path("a\0b"))
+    assert caught.value.hint
+
+
 def test_newer_format(tmp_path: Path) -> None:
     with pytest.raises(UnsupportedError, match="format 2 is newer than 1"):
         load_recipe(write_recipe(tmp_path, edit(RECIPE, "format = 1", "format = 2")))

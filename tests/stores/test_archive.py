@@ -6,6 +6,7 @@ import gzip
 import io
 import subprocess
 import tarfile
+import tracemalloc
 from pathlib import Path
 
 import pytest
@@ -158,3 +159,62 @@ def test_what_is_no_archive_is_named(layout: LayoutStore, tmp_path: Path) -> Non
 def test_archives_are_not_written_to(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="can only be read"):
         open_store(parse_location(f"oci-archive:{tmp_path / 'x.tar'}"))
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"GNU.sparse.size": "x", "GNU.sparse.map": "0,1"},
+        {"GNU.sparse.map": "a,b"},
+        {"GNU.sparse.major": "1", "GNU.sparse.minor": "0", "GNU.sparse.name": "x"},
+        {"GNU.sparse.realsize": "9" * 5000},
+        {"size": "9" * 200},
+        {"size": "-99999"},
+    ],
+)
+def test_broken_fields_of_an_extended_header_are_errors_of_ours(tmp_path: Path, fields: dict[str, str]) -> None:
+    path = tmp_path / "x.tar"
+    with tarfile.open(path, "w", format=tarfile.PAX_FORMAT) as tar:
+        add(tar, "first", b"x" * 600)
+        add(tar, "second", b"x" * 600, pax_headers=fields)
+        add(tar, "third", b"x" * 600)
+    with pytest.raises((IntegrityError, InvalidInputError)) as caught:
+        ArchiveSource(path)
+    assert str(path) in caught.value.message
+
+
+def test_extended_headers_take_little_memory(tmp_path: Path) -> None:
+    path = tmp_path / "x.tar"
+    with tarfile.open(path, "w", format=tarfile.PAX_FORMAT) as tar:
+        add(tar, "large", pax_headers={"comment": "x" * (70 << 10)})
+    with pytest.raises(BundleError, match="a header of"):
+        ArchiveSource(path)
+    block = io.BytesIO()
+    with tarfile.open(fileobj=block, mode="w", format=tarfile.PAX_FORMAT) as tar:
+        add(tar, "x", type=tarfile.DIRTYPE, pax_headers={"comment": "x" * (60 << 10)})
+    one = block.getvalue()[: 512 + (61 << 10) + 512]
+    with path.open("wb") as file:
+        for _ in range(400):
+            file.write(one)
+        file.write(bytes(1024))
+    tracemalloc.start()
+    try:
+        with pytest.raises(BundleError, match="has no `oci-layout`"):
+            ArchiveSource(path)
+        assert tracemalloc.get_traced_memory()[1] < 4 << 20, "400 headers of 60 KiB were kept"
+    finally:
+        tracemalloc.stop()
+
+
+def test_chains_of_headers_have_an_end(tmp_path: Path) -> None:
+    def header(kind: bytes, content: bytes) -> bytes:
+        member = tarfile.TarInfo("x")
+        member.type = kind
+        member.size = len(content)
+        return member.tobuf(tarfile.USTAR_FORMAT) + content + bytes(-len(content) % 512)
+
+    for number, one in enumerate((header(tarfile.XHDTYPE, b""), header(tarfile.XGLTYPE, b"13 key=value\n"))):
+        path = tmp_path / f"{number}.tar"
+        path.write_bytes(one * 20_000 + bytes(1024))
+        with pytest.raises((IntegrityError, InvalidInputError)):
+            ArchiveSource(path)

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from mr_core.errors import IntegrityError, InvalidInputError, NotFoundError
+from mr_core.errors import HostError, IntegrityError, InvalidInputError, NotFoundError
 from mr_core.layout import LayoutStore
 from mr_core.location import parse_location
 from mr_core.manifest import MEDIA_INDEX, MEDIA_MANIFEST, REF_NAME
@@ -251,3 +251,9 @@ def test_skopeo_reads_what_we_write_and_we_read_what_skopeo_writes(layout: Layou
         assert theirs.read_blob(blob) == content
     small_image("ours").write(theirs, "ours-1")  # beside an index that skopeo wrote
     assert {entry.annotations[REF_NAME] for entry in theirs.names()} == {"ours-1", "x-1.0"}
+
+
+@pytest.mark.parametrize("create", [False, True])
+def test_a_path_that_is_too_long_is_a_host_error(tmp_path: Path, create: bool) -> None:
+    with pytest.raises(HostError, match="too long"):
+        LayoutStore(tmp_path / ("x" * 300), create=create)

@@ -171,3 +171,29 @@ def test_proxies_are_chosen_by_scheme_and_host() -> None:
     assert RegistryOptions().proxies_for("https://registry.example/") == {}
     hostile = {"REQUEST_METHOD": "GET", "HTTP_PROXY": "http://attacker.example"}
     assert RegistryOptions().with_environment(hostile).proxies == {}
+
+
+def test_a_user_without_a_home_is_anonymous() -> None:
+    script = """
+import os
+from mr_core.registry_auth import find_credentials
+from mr_core.registry_options import RegistryOptions
+os.environ.pop("HOME", None)
+os.environ.pop("DOCKER_CONFIG", None)
+if os.getuid() == 0:
+    os.setuid(54321)
+else:
+    import pwd
+    def absent(uid):
+        raise KeyError(uid)
+    pwd.getpwuid = absent
+print(find_credentials("r.example", "a", RegistryOptions()))
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert (done.stdout, done.stderr) == ("None\n", "")
+
+
+def test_an_answer_that_is_nested_too_deep_is_no_answer(config: Configure) -> None:
+    options = config({"credsStore": "deep"}, deep="head -c 200000 /dev/zero | tr '\\0' '['")
+    with pytest.raises(AccessDeniedError, match="no valid answer"):
+        find_credentials(HOST, "a", options)

@@ -11,6 +11,7 @@ import pytest
 from mr_core.errors import (
     AccessDeniedError,
     BundleError,
+    HostError,
     IntegrityError,
     UnavailableError,
 )
@@ -202,3 +203,54 @@ def test_connections_are_reused(proxy: FaultProxy, remote: RegistryStore, image:
 def test_a_wrong_size_in_a_manifest_is_caught_before_the_first_byte(remote: RegistryStore, image: SmallImage) -> None:
     with pytest.raises(IntegrityError, match="announces"):
         remote.open_blob(dataclasses.replace(BLOB, size=BLOB.size + 5))
+
+
+@pytest.mark.parametrize(
+    "location", ["http://[::1/x", "https://r.example:99999/x", "http://127.0.0.1:port/x", "ftp://h/"]
+)
+def test_a_bad_address_in_a_redirect_is_the_registrys_fault(
+    proxy: FaultProxy, remote: RegistryStore, image: SmallImage, location: str
+) -> None:
+    proxy.faults = [Fault(path="/blobs/", status=307, headers={"Location": location})]
+    before = len(proxy.seen)
+    with pytest.raises(UnavailableError, match="redirects to a bad address") as caught:
+        remote.open_blob(BLOB)
+    assert caught.value.exit_code == 7
+    assert len(proxy.seen) == before + 1, "asking again cannot help"
+    proxy.faults = [Fault(method="POST", status=202, headers={"Location": location})]
+    with pytest.raises(UnavailableError, match="redirects to a bad address"):
+        remote.put_blob(describe(b"new"), BytesStream(b"new"))
+
+
+@pytest.mark.parametrize("content", [None, b"", b"no certificate"])
+def test_certificates_that_cannot_be_used_are_told_at_once(
+    tls_registry: RealRegistry, plain_registry: RealRegistry, repository: str, tmp_path: Path, content: bytes | None
+) -> None:
+    path = tmp_path / "ca.pem"
+    if content is not None:
+        path.write_bytes(content)
+    options = RegistryOptions(insecure_hosts=frozenset({plain_registry.host})).with_environment(
+        {"SSL_CERT_FILE": str(path)}
+    )
+    store = RegistryStore(Reference.parse(f"{tls_registry.host}/{repository}"), options=options)
+    begin = time.monotonic()
+    with pytest.raises(HostError, match=r"Cannot read certificates .*ca\.pem") as caught:
+        store.resolve("1.0")
+    store.close()
+    assert time.monotonic() - begin < 0.4, "it was tried again"
+    assert caught.value.exit_code == 9
+    assert "SSL_CERT_FILE" in caught.value.hint
+    plain = RegistryStore(Reference.parse(f"{plain_registry.host}/{repository}"), options=options)
+    assert not plain.has_blob(BLOB), "plain http needs no certificates"
+    plain.close()
+
+
+def test_what_a_registry_says_cannot_steer_a_terminal(proxy: FaultProxy, remote: RegistryStore) -> None:
+    proxy.faults = [Fault(path="/blobs/", status=307, headers={"Location": "ftp://h\x1b]0;t\x07/"})]
+    with pytest.raises(UnavailableError) as caught:
+        remote.open_blob(BLOB)
+    assert caught.value.message.isprintable()
+    proxy.faults = [Fault(path="/blobs/", status=307, headers={"Location": "ftp://h\x1bc/"})]
+    with pytest.raises(UnavailableError) as caught:
+        remote.open_blob(BLOB)
+    assert caught.value.message.isprintable()
