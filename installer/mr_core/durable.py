@@ -167,26 +167,32 @@ def point_link(link: Path, target: str) -> None:
 
 
 def remove_tree(path: Path) -> None:
-    """Remove a directory tree of ours, also read-only directories in it; never follows a link; absent is fine."""
+    """Remove a directory tree of ours, also read-only directories in it; never follows a link.
+
+    What vanishes meanwhile, because somebody else removes it too, is fine.
+    """
     with host_errors("remove", path):
         try:
             status = path.lstat()
         except FileNotFoundError:
             return
         if not stat.S_ISDIR(status.st_mode):
-            path.unlink()
+            path.unlink(missing_ok=True)
             return
         for directory, names, _ in os.walk(path):
             if not os.access(directory, os.W_OK | os.X_OK):
-                os.chmod(directory, 0o700)  # noqa: PTH101
+                with contextlib.suppress(FileNotFoundError):
+                    os.chmod(directory, 0o700)  # noqa: PTH101
             names[:] = [name for name in names if not os.path.islink(os.path.join(directory, name))]  # noqa: PTH114, PTH118
         for directory, names, files in os.walk(path, topdown=False):
-            for name in files:
-                os.unlink(os.path.join(directory, name))  # noqa: PTH108, PTH118
-            for name in names:
-                place = os.path.join(directory, name)  # noqa: PTH118
-                if os.path.islink(place):  # noqa: PTH114
-                    os.unlink(place)  # noqa: PTH108
-                else:
-                    os.rmdir(place)  # noqa: PTH106
-        path.rmdir()
+            for name in [*files, *names]:
+                _remove_entry(os.path.join(directory, name))  # noqa: PTH118 - hot loop over many thousand files
+        _remove_entry(str(path))
+
+
+def _remove_entry(place: str) -> None:
+    with contextlib.suppress(FileNotFoundError):
+        if os.path.isdir(place) and not os.path.islink(place):  # noqa: PTH112, PTH114
+            os.rmdir(place)  # noqa: PTH106
+        else:
+            os.unlink(place)  # noqa: PTH108

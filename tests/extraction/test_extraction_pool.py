@@ -37,7 +37,15 @@ def layers(place: Path, count: int = 5) -> list[LayerJob]:
 
 
 def workers_of(process: int | None = None) -> list[psutil.Process]:
-    return [child for child in psutil.Process(process).children() if is_alive(child)]
+    """Return the live extraction workers of a process; other tests' servers may be its children too."""
+    return [child for child in psutil.Process(process).children() if is_alive(child) and is_worker(child)]
+
+
+def is_worker(process: psutil.Process) -> bool:
+    try:
+        return "-S" in process.cmdline() and any("mr_installer" in part for part in process.cmdline())
+    except psutil.Error:
+        return False
 
 
 def is_alive(process: psutil.Process) -> bool:

@@ -14,6 +14,7 @@ from rich.text import Text
 
 from mr_core.cli.lines import VERBS, phase_line, shorten
 from mr_core.cli.units import show_bytes, show_seconds
+from mr_core.errors import printable
 from mr_core.events import (
     BlobFinished,
     BlobProgress,
@@ -143,7 +144,7 @@ class RichConsole:
     def _print(self, mark: str, text: str) -> None:
         line = Text.from_markup(mark)
         line.append(" ")
-        line.append(text)
+        line.append(printable(text, most=10_000))
         self._console.print(line)
 
     def _mark(self, outcome: Outcome) -> str:

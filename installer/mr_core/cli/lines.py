@@ -6,6 +6,7 @@ import threading
 from typing import IO
 
 from mr_core.cli.units import show_bytes, show_seconds
+from mr_core.errors import printable
 from mr_core.events import (
     BlobFinished,
     BlobProgress,
@@ -20,6 +21,7 @@ from mr_core.events import (
     Unit,
 )
 
+_MOST = 10_000
 VERBS = {outcome: "" if outcome is Outcome.DONE else outcome.value for outcome in Outcome}
 """How an outcome reads at the end of a line."""
 
@@ -57,16 +59,16 @@ class PlainLines:
             case PhaseFinished():
                 return phase_line(event, self._totals.pop(event.phase, None))
             case Notice(level=Level.DETAIL):
-                return f"  {event.message}" if self._verbose else ""
+                return f"  {printable(event.message, most=_MOST)}" if self._verbose else ""
             case Notice(level=Level.WARNING):
-                return f"warning: {event.message}"
+                return f"warning: {printable(event.message, most=_MOST)}"
             case Notice():
-                return f"note: {event.message}"
+                return f"note: {printable(event.message, most=_MOST)}"
             case BlobFinished():
                 done = VERBS[event.outcome] or "fetched"
                 return f"  {event.label or event.digest[:19]} {show_bytes(event.total)} {done}" if self._verbose else ""
             case Output():
-                return f"  {event.source}: {event.line}" if self.show_output else ""
+                return f"  {event.source}: {printable(event.line, most=_MOST)}" if self.show_output else ""
             case PhaseProgress() | BlobProgress():
                 return ""
 
