@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from mr_core.durable import host_errors, make_directories, remove_tree
-from mr_core.errors import BundleError
+from mr_core.errors import BundleError, HostError
 from mr_core.flock import FileLock, try_lock
 
 _PREFIX = "mr-build-"
@@ -57,10 +57,14 @@ def _claim(parent: Path) -> tuple[Path, FileLock]:
     while True:
         with host_errors("create a directory in", parent):
             place = Path(tempfile.mkdtemp(dir=parent, prefix=_PREFIX))
-        with contextlib.suppress(FileNotFoundError):
+        try:
             lock = try_lock(place / ".lock")
-            if lock is not None:
-                return place, lock
+        except HostError:
+            if place.exists():
+                raise
+            continue
+        if lock is not None:
+            return place, lock
 
 
 def _sweep(parent: Path) -> None:
