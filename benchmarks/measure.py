@@ -120,7 +120,7 @@ def alternate(
 def write_results(path: Path, figures: list[Figure]) -> None:
     """Write what was seen, with the machine it was seen on."""
     machine = {
-        "system": platform.platform(),
+        "system": f"{platform.system()} {platform.machine()}",
         "cores": os.cpu_count(),
         "memory_gib": round(psutil.virtual_memory().total / (1 << 30), 1),
         "python": platform.python_version(),
