@@ -16,6 +16,12 @@ _TAG = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,127}")
 _LIKE_DIGEST = re.compile(r"[A-Za-z0-9]+:[0-9A-Za-z]*")
 
 
+def is_registry(text: str) -> bool:
+    """Whether ``text`` is HOST or HOST:PORT, as the first part of a reference."""
+    host = _REGISTRY.fullmatch(text)
+    return host is not None and int(host["port"] or 0) <= 65535
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reference:
     """A valid registry reference. With both tag and digest, the digest decides."""
@@ -57,8 +63,7 @@ class Reference:
             registry = DOCKER_HUB
         if registry == DOCKER_HUB and path and "/" not in path:
             path = f"library/{path}"
-        host = _REGISTRY.fullmatch(registry)
-        if host is None or int(host["port"] or 0) > 65535:
+        if not is_registry(registry):
             raise _bad(text, f"`{registry}` is not a registry host")
         if len(path) > 255 or _REPOSITORY.fullmatch(path) is None:
             reason = (

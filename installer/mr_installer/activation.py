@@ -183,6 +183,11 @@ def close_journal(directory: BackendDirectory) -> None:
 
 def discard(directory: BackendDirectory, place: Path, transaction: str) -> None:
     """Remove a release or stage: rename it out of sight, forget its probe, then unlink."""
+    remove_tree(set_aside(directory, place, transaction))
+
+
+def set_aside(directory: BackendDirectory, place: Path, transaction: str) -> Path:
+    """Rename a release or stage out of sight and forget its probe; return the directory to be removed for good."""
     trash = directory.state / f"trash-{transaction}"
     make_directories(trash)
     with host_errors("remove", place):
@@ -190,4 +195,4 @@ def discard(directory: BackendDirectory, place: Path, transaction: str) -> None:
             place.replace(trash / place.name)
             sync_directory(place.parent)
         directory.probed(place.name).unlink(missing_ok=True)
-    remove_tree(trash)
+    return trash

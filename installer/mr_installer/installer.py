@@ -36,7 +36,7 @@ from mr_installer.removal import Uninstalled, uninstall
 from mr_installer.root import Root
 from mr_installer.server import Server, start_server
 from mr_installer.staging import StageOptions
-from mr_installer.transaction import Installed, apply_plan
+from mr_installer.transaction import Installed, apply_plan, outcome_of
 from mr_installer.usage import use_release
 from mr_installer.verification import Verified, verify_release
 
@@ -82,7 +82,7 @@ class Installer:
         """Whether ``backend`` can be started now; never waits."""
         directory = self.root.backend(backend)
         active = directory.active()
-        return active is not None and directory.release(active).is_dir()
+        return active is not None and active in directory.release_ids()
 
     def launcher(self, backend: str) -> Path:
         """Return the stable path that starts the backend's server, through every upgrade."""
@@ -180,6 +180,7 @@ class Installer:
                     f"Cannot roll back `{backend}`: no earlier release is on disk",
                     hint=f"install the version you want: `mr-install {backend}@VERSION --from SOURCE`",
                 )
+            plan = self._plan_local(backend, release)
             with Phase(self._report, "rollback", release.id):
                 transaction = secrets.token_hex(4)
                 write_journal(
@@ -187,7 +188,7 @@ class Installer:
                     Journal(operation="rollback", transaction=transaction, release=release.id, previous=active),
                 )
                 activate(directory, release.id, report=self._report)
-        return self._installed(backend, release, previous=active)
+        return outcome_of(plan, directory)
 
     def probe(self, backend: str) -> ProbeResult:
         """Import the active release's modules again; raises `ProbeError` when that fails."""
@@ -357,20 +358,6 @@ class Installer:
             action=Action.NOTHING if ready and release.id == active else Action.ACTIVATE,
             previous=active if active is not None and active != release.id else "",
             insecure=receipt.insecure,
-        )
-
-    def _installed(self, backend: str, release: Release, *, previous: str) -> Installed:
-        directory = self.root.backend(backend)
-        return Installed(
-            backend=backend,
-            version=release.receipt.version,
-            target=release.receipt.target,
-            release=release.id,
-            digest=str(release.receipt.digest),
-            path=directory.release(release.id),
-            launcher=directory.launcher,
-            action=Action.ACTIVATE,
-            previous=previous,
         )
 
     def _comfort(self, backend: str, error: BundleError) -> None:

@@ -7,15 +7,14 @@ COMMIT leaves the old release active, and after it only steps that can be redone
 from __future__ import annotations
 
 import contextlib
-import os
 import secrets
 from dataclasses import dataclass
 from pathlib import Path
 
 from mr_core.decode import dump_json
 from mr_core.digest import Digest
-from mr_core.durable import host_errors, make_directories, sync_directory, sync_tree, write_durably
-from mr_core.errors import BundleError, HostError, InternalError, NotFoundError
+from mr_core.durable import host_errors, make_directories, remove_tree, sync_directory, sync_tree, write_durably
+from mr_core.errors import BundleError, HostError, NotFoundError
 from mr_core.events import Cancel, Level, Notice, Phase, Reporter
 from mr_core.file_manifest import LEASE_PATH, RECEIPT_PATH
 from mr_core.store import Source
@@ -27,8 +26,10 @@ from mr_installer.activation import (
     exclusive,
     finish_leftovers,
     no_checkpoint,
+    set_aside,
 )
 from mr_installer.blobs import BlobStore
+from mr_installer.bundle import Bundle
 from mr_installer.plan import Action, InstallPlan, preflight
 from mr_installer.probing import probe_release
 from mr_installer.receipt import (
@@ -87,6 +88,11 @@ def apply_plan(
             _Transaction(plan, root, directory, report=report, cancel=cancel, checkpoint=checkpoint).run(
                 source, probe=probe, options=options or StageOptions()
             )
+    return outcome_of(plan, directory)
+
+
+def outcome_of(plan: InstallPlan, directory: BackendDirectory) -> Installed:
+    """Return what is so once ``plan`` has been carried out."""
     return Installed(
         backend=plan.backend,
         version=plan.version,
@@ -151,7 +157,6 @@ class _Transaction:
                 f"Cannot activate release `{self._plan.release}` of {self._plan.backend}: it is gone",
                 hint=f"install it again: `mr-install {self._plan.backend} --from SOURCE`",
             )
-        self._clear()
         self._checkpoint("stage")
         stage_bundle(
             bundle,
@@ -167,34 +172,27 @@ class _Transaction:
             with host_errors("sync", self._stage):
                 sync_tree(self._stage)
             self._checkpoint("seal")
-            self._seal()
+            self._seal(bundle)
         self._cancel.check()
         self._checkpoint("place")
         make_directories(self._directory.releases)
-        target = self._directory.release(self._plan.release)
-        with host_errors("place", target):
-            self._stage.replace(target)
-            sync_directory(target.parent)
-
-    def _clear(self) -> None:
-        """Move away what lies at the release's place and is not whole, unless a server runs from it."""
         release = self._plan.release
-        place = self._directory.release(release)
-        if not os.path.lexists(place):
-            return
+        target = self._directory.release(release)
+        # What lies there is not whole, but may be active and work: it goes only now, when the new one is ready.
         with hold_leases(self._directory, [release]) as leased:
             if leased:
                 raise HostError(
                     f"Cannot replace the damaged release `{release}` of {self._plan.backend}: a server runs from it",
                     hint="stop the server first",
                 )
-            discard(self._directory, place, self._id)
+            damaged = set_aside(self._directory, target, self._id)
+            with host_errors("place", target):
+                self._stage.replace(target)
+                sync_directory(target.parent)
+        remove_tree(damaged)
 
-    def _seal(self) -> None:
+    def _seal(self, bundle: Bundle) -> None:
         """Write the lease and the receipt into the stage, durably: a tree with a receipt is a whole tree."""
-        bundle = self._plan.bundle
-        if bundle is None:
-            raise InternalError(f"Cannot seal {self._plan.release}: there is no bundle")
         receipt = Receipt(
             backend=self._plan.backend,
             version=self._plan.version,

@@ -109,6 +109,21 @@ def test_a_release_without_receipt_is_put_right_by_installing(
     check_invariants(root)
 
 
+def test_a_damaged_release_stays_until_its_replacement_is_ready(
+    installer: Installer, bundles: Bundles, root: Path, tmp_path: Path
+) -> None:
+    directory = Root.at(root).backend(BACKEND)
+    active = str(directory.active())
+    (directory.release(active) / ".mr" / "receipt.json").unlink()
+    layout = Bundles(Path(shutil.copytree(bundles.layout, tmp_path / "layout")))
+    layer = layout.blob(layout.digests(GOOD)[1][0])
+    layer.write_bytes(layer.read_bytes()[:-1] + b"x")
+    with pytest.raises(IntegrityError):
+        installer.install(BACKEND, source=layout.source(GOOD))
+    assert directory.active() == active
+    subprocess.run([directory.python, "-I", "-c", "import tiny_server"], check=True)  # damaged papers, working code
+
+
 def test_a_link_in_place_of_a_release_is_replaced(installer: Installer, bundles: Bundles, root: Path) -> None:
     directory = Root.at(root).backend(BACKEND)
     release = directory.release(str(directory.active()))

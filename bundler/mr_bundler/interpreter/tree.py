@@ -36,11 +36,6 @@ Tree: TypeAlias = dict[str, File | Link]
 """Paths relative to the prefix, in POSIX form, to what lies there; directories follow from the paths."""
 
 
-def tree_size(tree: Tree) -> int:
-    """Return the bytes in all files."""
-    return sum(len(member.content) for member in tree.values() if isinstance(member, File))
-
-
 def pack_tree(tree: Tree) -> bytes:
     """Return the one serial form of ``tree``: a JSON line (path, kind, size or target), then all contents."""
     index: list[list[str | int]] = []

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +10,7 @@ import click
 from mr_core.errors import BundleError
 from mr_core.location import parse_location
 from mr_core.platform import Target
-
-_HOST = re.compile(r"(?:[A-Za-z0-9](?:[A-Za-z0-9.-]*[A-Za-z0-9])?|\[[0-9a-fA-F:]+\])(?::[0-9]{1,5})?")
+from mr_core.reference import is_registry
 
 
 def check_location(ctx: click.Context, parameter: click.Parameter, text: str) -> str:
@@ -55,7 +53,7 @@ class PathText(click.Path):
 def check_hosts(ctx: click.Context, parameter: click.Parameter, hosts: tuple[str, ...]) -> tuple[str, ...]:
     """Return registries that are spelled HOST or HOST:PORT."""
     for host in hosts:
-        if _HOST.fullmatch(host) is None:
+        if not is_registry(host):
             raise click.BadParameter(f"`{host}` is not HOST or HOST:PORT", ctx=ctx, param=parameter)
     return hosts
 
