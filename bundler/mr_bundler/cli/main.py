@@ -16,6 +16,7 @@ from mr_bundler.push import push as push_bundle
 from mr_bundler.recipe import Recipe, load_recipe
 from mr_bundler.result import BuildOptions
 from mr_core import __version__
+from mr_core.cli.arguments import PathText
 from mr_core.cli.options import completion_command, output_options, registry_options
 from mr_core.cli.session import Session
 from mr_core.errors import InvalidInputError, UsageError
@@ -29,9 +30,9 @@ _RECIPES = click.argument(
     nargs=-1,
     required=True,
     metavar="RECIPE...",
-    type=click.Path(path_type=Path),
+    type=PathText(),
 )
-_RECIPE = click.argument("recipe", metavar="RECIPE", type=click.Path(path_type=Path))
+_RECIPE = click.argument("recipe", metavar="RECIPE", type=PathText())
 _TARGETS = click.option(
     "--target",
     "targets",
@@ -136,24 +137,22 @@ def export_lock(session: Session, recipe: Path, *, target: str) -> None:
 @_TARGETS
 @click.option(
     "--layout",
-    type=click.Path(file_okay=False, path_type=Path),
+    type=PathText(file_okay=False),
     default=Path("dist/layout"),
     show_default=True,
     help="OCI layout directory to write to.",
 )
 @click.option("--no-cache", is_flag=True, help="Build and pack everything again.")
-@click.option(
-    "--cache", type=click.Path(file_okay=False, path_type=Path), help="Cache directory.  [default: $MR_CACHE]"
-)
+@click.option("--cache", type=PathText(file_okay=False), help="Cache directory.  [default: $MR_CACHE]")
 @click.option(
     "--python-from",
     envvar="MR_PYTHON_FROM",
-    type=click.Path(path_type=Path),
+    type=PathText(),
     help="Host CPython 3.12 prefix to use instead of python-build-standalone.",
 )
 @click.option(
     "--python-archive",
-    type=click.Path(dir_okay=False, path_type=Path),
+    type=PathText(dir_okay=False),
     help="The pinned python-build-standalone archive as a local file.",
 )
 @click.option("-j", "--jobs", type=click.IntRange(1, 64), help="Parallel steps.  [default: number of cores]")
