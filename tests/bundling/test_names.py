@@ -10,12 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from mr_bundler.push import push
 from mr_core.digest import Digest
 from mr_core.errors import IntegrityError
 from mr_core.events import Event, PhaseStarted
 from mr_core.layout import LayoutStore
 from mr_core.memory import MemoryStore
+from mr_core.transfer import transfer
 from support.registry import RealRegistry
 from support.small_image import small_image
 
@@ -49,7 +49,7 @@ def test_another_digest_is_noticed_before_anything_is_sent(layout: Path) -> None
     other = Digest.of(b"something else")
     for overwrite in (False, True):
         with pytest.raises(IntegrityError) as caught:
-            push(LayoutStore(layout), "x-1.0", store, str(other), overwrite=overwrite, report=events.append)
+            transfer(LayoutStore(layout), "x-1.0", store, str(other), overwrite=overwrite, report=events.append)
         assert str(other) in caught.value.message
         assert str(DIGEST) in caught.value.message
         assert caught.value.hint

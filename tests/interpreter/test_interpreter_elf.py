@@ -9,7 +9,7 @@ import subprocess
 
 import pytest
 
-from mr_bundler.interpreter.elf import MAGIC, Elf, is_elf, read_elf, strip_elf
+from mr_bundler.binaries.elf import MAGIC, Elf, is_elf, read_elf, strip_elf
 from mr_core.errors import BuildError
 from support.need import need
 

@@ -132,7 +132,7 @@ def test_a_real_login_works(basic_registry: RealRegistry, config: Configure, rep
 def test_nothing_slow_is_imported_before_it_is_needed() -> None:
     code = """
         import sys
-        import mr_core.open_store, mr_core.registry, mr_bundler.push
+        import mr_core.open_store, mr_core.registry, mr_core.transfer
         slow = {"requests", "urllib3", "oras", "jsonschema", "http.client"} & set(sys.modules)
         assert not slow, slow
         from mr_core.location import parse_location

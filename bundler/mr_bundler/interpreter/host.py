@@ -11,10 +11,10 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
+from mr_bundler.binaries.elf import Elf, floor_of, is_elf, read_elf, strip_elf
 from mr_bundler.interpreter.build_variables import builder_paths, is_build_variables, read_build_variables
 from mr_bundler.interpreter.builder_traces import neutralised, refuse_traces, telling_paths
 from mr_bundler.interpreter.contents import DYNLOAD, EXECUTABLE, STDLIB, belongs
-from mr_bundler.interpreter.elf import Elf, floor_of, is_elf, read_elf, strip_elf
 from mr_bundler.interpreter.host_search import HostPython
 from mr_bundler.interpreter.libraries import Library, graft_libraries
 from mr_bundler.interpreter.licences import package_licences

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from mr_bundler.interpreter.elf import Elf, is_elf, read_elf
+from mr_bundler.binaries.elf import Elf, is_elf, read_elf
 from mr_core.errors import BuildError, UnsupportedError
 
 # glibc itself, and the compiler's run-time libraries: wheels rely on the host's, and an older libstdc++ in the

@@ -12,8 +12,8 @@ import zlib
 from pathlib import Path
 from typing import BinaryIO
 
+from mr_bundler.binaries.elf import floor_of, is_elf, read_elf
 from mr_bundler.interpreter.contents import belongs
-from mr_bundler.interpreter.elf import floor_of, is_elf, read_elf
 from mr_bundler.interpreter.normalise import normalise
 from mr_bundler.interpreter.tree import File, Link, Tree
 from mr_bundler.python_pin import PythonPin

@@ -14,7 +14,6 @@ from pathlib import Path
 
 import pytest
 
-from mr_bundler.push import PushResult, push
 from mr_core.digest import Digest
 from mr_core.errors import (
     AccessDeniedError,
@@ -31,6 +30,7 @@ from mr_core.memory import MemoryStore
 from mr_core.reference import Reference
 from mr_core.registry import RegistryStore
 from mr_core.store import BlobStream, Store
+from mr_core.transfer import TransferResult, transfer
 from support.need import need
 from support.registry import QUICK, RealRegistry
 from support.small_image import describe, small_image
@@ -74,8 +74,8 @@ def test_a_bundle_goes_to_a_registry_and_back_unchanged(
     registry: RealRegistry = request.getfixturevalue(f"{mode}_registry")
     remote = connect(registry, repository)
     sizes = sum(blob.size for blob, _ in IMAGE.blobs)
-    result = push(layout, "x-1.0", remote, "v1")
-    assert result == PushResult(
+    result = transfer(layout, "x-1.0", remote, "v1")
+    assert result == TransferResult(
         digest=IMAGE.index_descriptor.digest,
         media_type=MEDIA_INDEX,
         name="v1",
@@ -87,10 +87,10 @@ def test_a_bundle_goes_to_a_registry_and_back_unchanged(
     )
     check(remote, "v1")
     back = LayoutStore(tmp_path / "back", create=True)
-    assert push(remote, "v1", back, "x-1.0").digest == result.digest
+    assert transfer(remote, "v1", back, "x-1.0").digest == result.digest
     check(back)
     archive = MemoryStore()
-    assert push(remote, str(result.digest), archive, "x-1.0").digest == result.digest
+    assert transfer(remote, str(result.digest), archive, "x-1.0").digest == result.digest
     check(archive)
     remote.close()
 
@@ -99,10 +99,10 @@ def test_pushing_again_sends_nothing(
     layout: LayoutStore, plain_registry: RealRegistry, proxy: FaultProxy, repository: str
 ) -> None:
     first = connect(plain_registry, repository)
-    push(layout, "x-1.0", first, "v1")
+    transfer(layout, "x-1.0", first, "v1")
     again = connect(plain_registry, repository, proxy.host)
     events: list[Event] = []
-    result = push(layout, "x-1.0", again, "v1", report=events.append)
+    result = transfer(layout, "x-1.0", again, "v1", report=events.append)
     assert (result.blobs_pushed, result.bytes_pushed, result.blobs_skipped) == (0, 0, 3)
     assert proxy.count("POST") == 0
     assert proxy.count("PUT", "/blobs/") == 0
@@ -113,7 +113,7 @@ def test_pushing_again_sends_nothing(
 
 def test_progress_adds_up_to_the_whole(layout: LayoutStore) -> None:
     events: list[Event] = []
-    push(layout, "x-1.0", MemoryStore(), "v1", report=events.append)
+    transfer(layout, "x-1.0", MemoryStore(), "v1", report=events.append)
     progress = [event for event in events if isinstance(event, PhaseProgress)]
     assert progress[-1].done == progress[-1].total == sum(blob.size for blob, _ in IMAGE.blobs)
     assert [event.phase for event in events if isinstance(event, PhaseFinished)] == ["inspect", "blobs", "publish"]
@@ -123,7 +123,7 @@ def test_blobs_come_before_manifests_before_indexes_before_the_tag(
     layout: LayoutStore, plain_registry: RealRegistry, proxy: FaultProxy, repository: str
 ) -> None:
     store = connect(plain_registry, repository, proxy.host)
-    push(layout, "x-1.0", store, "v1")
+    transfer(layout, "x-1.0", store, "v1")
     puts = [seen.path for seen in proxy.seen if seen.method == "PUT"]
     kinds = [re.sub(r".*/(uploads|manifests)/([^?]*).*", r"\1 \2", path) for path in puts]
     inner, outer = str(IMAGE.manifest_descriptor.digest), str(IMAGE.index_descriptor.digest)
@@ -141,13 +141,13 @@ def test_the_tag_is_never_visible_before_everything_behind_it(
         store = connect(plain_registry, repository, proxy.host)
         proxy.faults = [Fault(method="PUT", path=path, status=500, times=times)]
         with pytest.raises(UnavailableError):
-            push(layout, "x-1.0", store, "v1", retry=QUICK)
+            transfer(layout, "x-1.0", store, "v1", retry=QUICK)
         with pytest.raises(NotFoundError):
             watcher.resolve("v1")
         store.close()
     proxy.faults = []
     store = connect(plain_registry, repository, proxy.host)
-    push(layout, "x-1.0", store, "v1")
+    transfer(layout, "x-1.0", store, "v1")
     check(watcher, "v1")
     for opened in (store, watcher):
         opened.close()
@@ -160,10 +160,10 @@ def test_a_tag_is_moved_only_with_overwrite_and_nothing_is_sent_before_that_is_k
     small_image("old").write(store, "v1")
     before = proxy.count("POST")
     with pytest.raises(AccessDeniedError) as caught:
-        push(layout, "x-1.0", store, "v1")
+        transfer(layout, "x-1.0", store, "v1")
     assert "--overwrite" in caught.value.hint
     assert proxy.count("POST") == before
-    push(layout, "x-1.0", store, "v1", overwrite=True)
+    transfer(layout, "x-1.0", store, "v1", overwrite=True)
     check(store, "v1")
     store.close()
 
@@ -177,7 +177,7 @@ def test_a_broken_upload_begins_again(
         Fault(method="PUT", path="/uploads/", reset_upload_at=100_000),
         Fault(method="POST", status=503),
     ]
-    assert push(layout, "x-1.0", store, "v1", jobs=2, retry=QUICK).blobs_pushed == 3
+    assert transfer(layout, "x-1.0", store, "v1", jobs=2, retry=QUICK).blobs_pushed == 3
     check(store, "v1")
     store.close()
 
@@ -187,7 +187,7 @@ def test_a_lost_reply_to_an_upload_is_no_failure(
 ) -> None:
     store = connect(plain_registry, repository, proxy.host)
     proxy.faults = [Fault(method="PUT", path="/uploads/", lose_reply=True, times=3)]
-    push(layout, "x-1.0", store, "v1", retry=QUICK)
+    transfer(layout, "x-1.0", store, "v1", retry=QUICK)
     check(store, "v1")
     store.close()
 
@@ -196,11 +196,11 @@ def test_a_broken_download_continues_while_copying(
     layout: LayoutStore, tmp_path: Path, plain_registry: RealRegistry, proxy: FaultProxy, repository: str
 ) -> None:
     direct = connect(plain_registry, repository)
-    push(layout, "x-1.0", direct, "v1")
+    transfer(layout, "x-1.0", direct, "v1")
     source = connect(plain_registry, repository, proxy.host)
     proxy.faults = [Fault(path="/blobs/", reset_at=200_000, times=2), Fault(path="/blobs/", cut_at=50, times=2)]
     back = LayoutStore(tmp_path / "back", create=True)
-    push(source, "v1", back, "x-1.0", retry=QUICK)
+    transfer(source, "v1", back, "x-1.0", retry=QUICK)
     check(back)
     for store in (direct, source):
         store.close()
@@ -210,12 +210,12 @@ def test_a_registry_that_gives_wrong_bytes_taints_nothing(
     layout: LayoutStore, tmp_path: Path, plain_registry: RealRegistry, proxy: FaultProxy, repository: str
 ) -> None:
     direct = connect(plain_registry, repository)
-    push(layout, "x-1.0", direct, "v1")
+    transfer(layout, "x-1.0", direct, "v1")
     source = connect(plain_registry, repository, proxy.host)
     proxy.faults = [Fault(path="/blobs/", flip_at=20, times=99)]
     back = LayoutStore(tmp_path / "back", create=True)
     with pytest.raises(IntegrityError):
-        push(source, "v1", back, "x-1.0", retry=QUICK)
+        transfer(source, "v1", back, "x-1.0", retry=QUICK)
     assert back.names() == ()
     assert not any(back.has_blob(blob) for blob, _ in IMAGE.blobs)
     for store in (direct, source):
@@ -229,7 +229,7 @@ def test_a_damaged_layout_is_not_published(layout: LayoutStore, plain_registry: 
     path.write_bytes(raw)
     store = connect(plain_registry, repository)
     with pytest.raises(IntegrityError):
-        push(layout, "x-1.0", store, "v1")
+        transfer(layout, "x-1.0", store, "v1")
     with pytest.raises(NotFoundError):
         store.resolve("v1")
     store.close()
@@ -258,7 +258,7 @@ def test_one_failed_blob_stops_the_others(tmp_path: Path) -> None:
 
     begin = time.monotonic()
     with pytest.raises(NotFoundError, match=IMAGE.blobs[1][0].digest.hex):
-        push(layout, "x-1.0", Endless(), "v1", jobs=3)
+        transfer(layout, "x-1.0", Endless(), "v1", jobs=3)
     assert time.monotonic() - begin < 10
 
 
@@ -275,31 +275,31 @@ def test_a_push_can_be_cancelled(
     threading.Timer(0.3, cancel.set).start()
     begin = time.monotonic()
     with pytest.raises(CancelledError):
-        push(layout, "x-1.0", store, "v1", cancel=cancel)
+        transfer(layout, "x-1.0", store, "v1", cancel=cancel)
     assert time.monotonic() - begin < 10
     store.close()
 
 
 def test_names_come_from_the_layout_when_none_is_given(layout: LayoutStore, tmp_path: Path) -> None:
     target = LayoutStore(tmp_path / "copy", create=True)
-    assert push(layout, "", target, "").name == "x-1.0"
+    assert transfer(layout, "", target, "").name == "x-1.0"
     assert target.resolve("").annotations == {REF_NAME: "x-1.0"}
     with pytest.raises(UsageError):
-        push(layout, str(IMAGE.manifest_descriptor.digest), target, "")
+        transfer(layout, str(IMAGE.manifest_descriptor.digest), target, "")
 
 
 def test_a_lone_manifest_and_a_nested_index_are_copied(layout: LayoutStore, tmp_path: Path) -> None:
     target = LayoutStore(tmp_path / "copy", create=True)
-    lone = push(layout, str(IMAGE.manifest_descriptor.digest), target, "lone")
+    lone = transfer(layout, str(IMAGE.manifest_descriptor.digest), target, "lone")
     assert (lone.media_type, lone.documents) == (MEDIA_MANIFEST, 1)
     entry = Descriptor(media_type=MEDIA_INDEX, digest=Digest.of(IMAGE.index), size=len(IMAGE.index))
     nested = make_index((entry,), {}).raw
     layout.put_document(nested, MEDIA_INDEX, name="nested")
-    assert push(layout, "nested", target, "nested").documents == 3
+    assert transfer(layout, "nested", target, "nested").documents == 3
     deep = make_index((describe(nested, MEDIA_INDEX),), {}).raw
     layout.put_document(deep, MEDIA_INDEX, name="deep")
     with pytest.raises(Exception, match="nested too deeply"):
-        push(layout, "deep", target, "deep")
+        transfer(layout, "deep", target, "deep")
 
 
 # --- other tools as judges
@@ -311,7 +311,7 @@ def test_skopeo_agrees_on_every_digest(
     skopeo = need("skopeo")
     ours = f"docker://{plain_registry.host}/{repository}"
     store = connect(plain_registry, repository)
-    push(layout, "x-1.0", store, "v1")
+    transfer(layout, "x-1.0", store, "v1")
     raw = subprocess.run(
         [skopeo, "inspect", "--tls-verify=false", "--raw", f"{ours}:v1"], capture_output=True, check=True
     )
@@ -340,7 +340,7 @@ def test_podman_pulls_what_we_push(
     if os.geteuid() != 0:
         pytest.skip("podman is run as root here")
     store = connect(plain_registry, repository)
-    push(layout, "x-1.0", store, "v1")
+    transfer(layout, "x-1.0", store, "v1")
     store.close()
     registries = tmp_path / "registries.conf"
     registries.write_text(f'[[registry]]\nlocation = "{plain_registry.host}"\ninsecure = true\n')

@@ -33,7 +33,7 @@ def test_a_large_blob_is_pushed_in_constant_memory() -> None:
         code = """
             import json, resource, sys, time
             from pathlib import Path
-            from mr_bundler.push import push
+            from mr_core.transfer import transfer
             from mr_core.layout import LayoutStore
             from mr_core.reference import Reference
             from mr_core.registry import RegistryStore
@@ -44,7 +44,7 @@ def test_a_large_blob_is_pushed_in_constant_memory() -> None:
                 Reference.parse(f"{host}/large"), options=RegistryOptions(insecure_hosts=frozenset({host}))
             )
             begin = time.monotonic()
-            result = push(LayoutStore(Path(path)), "large", store, "v1")
+            result = transfer(LayoutStore(Path(path)), "large", store, "v1")
             seconds = time.monotonic() - begin
             peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
             if sys.platform == "linux":  # there the number above never falls below that of the process that forked

@@ -44,7 +44,7 @@ _POLL_SECONDS = 0.1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class PushResult:
+class TransferResult:
     """What was copied; sizes in bytes."""
 
     digest: Digest
@@ -65,7 +65,7 @@ class _Content:
     blobs: tuple[Descriptor, ...]
 
 
-def push(
+def transfer(
     source: Source,
     name: str,
     store: Store,
@@ -76,7 +76,7 @@ def push(
     retry: RetryPolicy | None = None,
     report: Reporter = discard,
     cancel: Cancel | None = None,
-) -> PushResult:
+) -> TransferResult:
     """Copy what ``name`` means in ``source`` to ``destination_name`` in ``store``, byte for byte, and read it back.
 
     Args:
@@ -121,7 +121,7 @@ def push(
         store.put_document(raw, top.media_type, name=target, overwrite=overwrite, annotations=annotations)
         _read_back(store, target, raw)
     pushed = [blob for blob in content.blobs if blob.digest not in skipped]
-    return PushResult(
+    return TransferResult(
         digest=top.digest,
         media_type=top.media_type,
         name=target,

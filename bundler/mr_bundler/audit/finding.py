@@ -1,0 +1,63 @@
+"""Findings of an audit, and the allowances a recipe may make for them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+FINDINGS = {
+    "leaked-path": "a directory of the build machine stands in a file",
+    "shebang": "a script starts an interpreter outside the bundle",
+    "rpath": "a library search path leaves the bundle, or is empty",
+    "missing-library": "a needed library is neither in the bundle nor part of the platform",
+    "glibc-floor": "a binary asks for a newer glibc than the target promises",
+    "macos-floor": "a binary asks for a newer macOS than the target promises",
+    "foreign-binary": "a binary is for another system or architecture",
+    "broken-signature": "a Mach-O code signature does not match the pages it signs",
+    "malformed-binary": "a binary cannot be read as what it says it is",
+    "missing-record-file": "a file in RECORD is not in the bundle",
+    "record-mismatch": "a file differs from its RECORD",
+    "conflicting-files": "two distributions own one path with different bytes",
+    "case-collision": "two paths are one on a filesystem that ignores case or normalises",
+    "unsafe-path": "a path or link that some host cannot extract, or must not",
+    "unsafe-mode": "a setuid, setgid, sticky or world-writable file",
+    "startup-code": "a .pth file or sitecustomize runs code when Python starts",
+    "unknown-licence": "a distribution states no licence that can be named",
+}
+"""Every kind of finding and what it means; the names are stable."""
+STRICT_ONLY = frozenset({"unknown-licence"})
+"""Findings that count only in a strict audit."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finding:
+    """Something a bundle should not hold.
+
+    Attributes:
+        kind: A key of `FINDINGS`.
+        path: Where, relative to the root of the tree; a distribution's name for `unknown-licence`.
+        detail: What exactly, such as the name of a library: one short text without the path.
+    """
+
+    kind: str
+    path: str
+    detail: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Allowance:
+    """A finding that the author of a recipe has looked at and accepts.
+
+    Attributes:
+        finding: A key of `FINDINGS`.
+        paths: Patterns as in `SlimRules` (relative to site-packages, with a leading ``/`` to the root); for
+            ``unknown-licence`` names of distributions. At least one.
+        details: Exact details it is limited to, such as names of libraries; empty for any.
+        targets: Targets as text it is limited to; empty for all.
+        reason: Why, for the reader of the recipe and of the report.
+    """
+
+    finding: str
+    paths: tuple[str, ...]
+    details: tuple[str, ...] = ()
+    targets: tuple[str, ...] = ()
+    reason: str

@@ -1,0 +1,44 @@
+"""Arguments and options about recipes that several commands share."""
+
+from __future__ import annotations
+
+import click
+
+from mr_bundler.recipe import Recipe
+from mr_core.cli.arguments import PathText
+from mr_core.errors import UsageError
+from mr_core.platform import Platform, Target
+
+RECIPES = click.argument(
+    "recipes",
+    nargs=-1,
+    required=True,
+    metavar="RECIPE...",
+    type=PathText(),
+)
+RECIPE = click.argument("recipe", metavar="RECIPE", type=PathText())
+TARGETS = click.option(
+    "--target",
+    "targets",
+    multiple=True,
+    metavar="OS/ARCH+ACCELERATOR",
+    help="This target only, such as linux/amd64+cpu. May be repeated.",
+)
+
+
+def parse_targets(texts: tuple[str, ...]) -> list[Target] | None:
+    """Return the targets that were named, or None when there are none."""
+    return [Target.parse(text, "--target") for text in texts] or None
+
+
+def host_target(recipe: Recipe) -> Target:
+    """Return the one target of the recipe for this host; raise `UsageError` when there is not exactly one."""
+    host = Platform.host()
+    fitting = [item.target for item in recipe.targets if item.target.platform == host]
+    if len(fitting) != 1:
+        named = ", ".join(str(item.target) for item in recipe.targets)
+        reason = "has no target" if not fitting else "has several targets"
+        raise UsageError(
+            f"Cannot choose a target: {recipe.backend} {reason} for {host}", hint=f"add `--target` with one of {named}"
+        )
+    return fitting[0]
