@@ -12,9 +12,18 @@ from mr_core.blob_file import FileStream, check_size, no_blob
 from mr_core.digest import Digest
 from mr_core.durable import host_error
 from mr_core.errors import IntegrityError, InvalidInputError, NotFoundError
-from mr_core.layout_index import INDEX_FILE, LAYOUT_FILE, check_layout_file, layout_entries, resolve_entry
+from mr_core.layout_index import (
+    INDEX_FILE,
+    LAYOUT_FILE,
+    bundle_entries,
+    check_layout_file,
+    find_entry,
+    layout_entries,
+    resolve_entry,
+)
 from mr_core.manifest import MAX_MANIFEST_BYTES, Descriptor
 from mr_core.reader import check_limit, read_verified
+from mr_core.referrer_index import fallback_name, parse_referrers
 from mr_core.store import SMALL_BLOB_BYTES, BlobFile, BlobStream
 
 _MAX_MEMBERS = 20_000
@@ -46,8 +55,8 @@ class ArchiveSource:
         return f"oci-archive:{self.path}"
 
     def names(self) -> tuple[Descriptor, ...]:
-        """Return the entries of ``index.json``."""
-        return self._entries
+        """Return the entries of ``index.json``, without the lists of referrers."""
+        return bundle_entries(self._entries)
 
     def resolve(self, name: str) -> Descriptor:
         """Return the entry called ``name``; the only entry when it is empty; a document by its digest."""
@@ -60,6 +69,19 @@ class ArchiveSource:
     def read_blob(self, descriptor: Descriptor, *, limit: int = SMALL_BLOB_BYTES) -> bytes:
         """Return a small blob, verified."""
         return self._read(descriptor, "blob", limit)
+
+    def read_referrers(
+        self,
+        subject: Digest,
+        *,
+        artifact_type: str = "",  # noqa: ARG002 - the protocol's signature
+    ) -> tuple[Descriptor, ...]:
+        """Return the artifacts that are listed under the fallback name of ``subject``."""
+        try:
+            entry = find_entry(self._entries, fallback_name(subject), str(self.path))
+        except NotFoundError:
+            return ()
+        return parse_referrers(self.read_document(entry), f"{subject} in `{self.path}`")
 
     def open_blob(self, descriptor: Descriptor, offset: int = 0) -> BlobStream:
         """Open a blob at ``offset``; the member has the announced size."""
@@ -147,7 +169,9 @@ def _members(path: Path) -> dict[str, BlobFile]:
                     raise _cut(path, f"`{name[:200]}` reaches beyond its end")
                 found[name] = BlobFile(path=path, offset=member.offset_data, size=member.size)
     except FileNotFoundError as error:
-        raise NotFoundError(f"Cannot read archive `{path}`: there is no such file") from error
+        raise NotFoundError(
+            f"Cannot read archive `{path}`: there is no such file", hint="name a file `mr-bundle export` wrote"
+        ) from error
     except tarfile.TarError as error:
         if found or "unexpected end" in str(error):
             raise _cut(path, str(error)) from error

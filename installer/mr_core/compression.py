@@ -30,6 +30,8 @@ LEVEL = 9
 """Default level of `open_compressor` for zstd: 352 MB of Python environment become 75 MB."""
 CHUNK_BYTES = 1 << 20
 """Largest chunk that a decompressor yields, whatever a stream claims."""
+FRAME_HEADER_BYTES = 18
+"""Most bytes of a zstd frame header (RFC 8878, 3.1.1.1)."""
 _WINDOW_LOG = 27  # 128 MiB, what `zstd -d` accepts without `--long`
 _MOST_THREADS = 16
 _ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
@@ -75,7 +77,7 @@ def open_compressor(kind: str, *, size: int, level: int = LEVEL, threads: int | 
 
     Args:
         kind: zstd frames carry their content size and a checksum; gzip members carry neither a name nor a time.
-        size: Bytes that will be fed, exactly; zstd's parameters and its frame header depend on it.
+        size: Bytes that will be fed, exactly; zstd's parameters and its frame header depend on it, nothing else does.
         level: 1 to 19 for zstd, 1 to 9 for gzip.
         threads: Worker threads for zstd, default one for each core; the output does not depend on it.
 
@@ -91,6 +93,24 @@ def open_compressor(kind: str, *, size: int, level: int = LEVEL, threads: int | 
             return _PlainWriter()
         case _:
             raise UnsupportedError(f"Cannot compress layer: the compression `{kind[:40]}` is not known")
+
+
+def stated_size(kind: str, head: bytes) -> int | None:
+    """Return how many bytes a stream says it decompresses to, or `None` when it does not say; nobody has checked it.
+
+    Args:
+        kind: Only zstd frames can say it: a gzip member counts modulo 4 GiB, and at its end.
+        head: The first `FRAME_HEADER_BYTES` of the stream, or all of a shorter one.
+
+    Raises:
+        IntegrityError: ``head`` is not the start of a zstd frame.
+    """
+    if kind != "zstd":
+        return None
+    try:
+        return zstd.get_frame_info(head).decompressed_size
+    except zstd.ZstdError as error:
+        raise _refused("compressed-data", f"the zstd frame is corrupt ({error})") from error
 
 
 def _refused(rule: str, reason: str) -> IntegrityError:

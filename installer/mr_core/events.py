@@ -27,6 +27,7 @@ class Outcome(Enum):
 
     DONE = "done"
     SKIPPED = "skipped"
+    MOUNTED = "mounted"
     RESUMED = "resumed"
     FAILED = "failed"
     CANCELLED = "cancelled"

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from mr_core.blob_file import FileStream, find_blob
@@ -24,14 +24,17 @@ from mr_core.layout_index import (
     INDEX_FILE,
     LAYOUT_BYTES,
     LAYOUT_FILE,
+    bundle_entries,
     check_layout_file,
     find_entry,
     layout_entries,
     resolve_entry,
     with_entry,
+    without_name,
 )
-from mr_core.manifest import MAX_MANIFEST_BYTES, Descriptor
+from mr_core.manifest import MAX_MANIFEST_BYTES, MEDIA_INDEX, REF_NAME, Descriptor
 from mr_core.reader import VerifyingReader, check_limit, read_verified
+from mr_core.referrer_index import checked_referrers, fallback_name, parse_referrers, with_referrers
 from mr_core.store import NO_ANNOTATIONS, SMALL_BLOB_BYTES, BlobFile, BlobStream, refuse_move
 
 _CHUNK = 1 << 20
@@ -69,12 +72,12 @@ class LayoutStore:
         return f"oci:{self.path}"
 
     def names(self) -> tuple[Descriptor, ...]:
-        """Return the entries of ``index.json``."""
-        return layout_entries(self._read_file(INDEX_FILE, MAX_MANIFEST_BYTES), str(self.path))
+        """Return the entries of ``index.json``, without the lists of referrers."""
+        return bundle_entries(self._entries())
 
     def resolve(self, name: str) -> Descriptor:
         """Return the entry called ``name``; the only entry when it is empty; a document by its digest."""
-        return resolve_entry(self.names(), name, str(self.path), read_loose=self._read_loose)
+        return resolve_entry(self._entries(), name, str(self.path), read_loose=self._read_loose)
 
     def read_document(self, descriptor: Descriptor) -> bytes:
         """Return a manifest or an index, verified."""
@@ -83,6 +86,16 @@ class LayoutStore:
     def read_blob(self, descriptor: Descriptor, *, limit: int = SMALL_BLOB_BYTES) -> bytes:
         """Return a small blob, verified."""
         return self._read(descriptor, "blob", limit)
+
+    def read_referrers(
+        self,
+        subject: Digest,
+        *,
+        artifact_type: str = "",  # noqa: ARG002 - the protocol's signature
+    ) -> tuple[Descriptor, ...]:
+        """Return the artifacts that are listed under the fallback name of ``subject``."""
+        raw = self._referrers(subject)
+        return () if raw is None else parse_referrers(raw, f"{subject} in `{self.path}`")
 
     def open_blob(self, descriptor: Descriptor, offset: int = 0) -> BlobStream:
         """Open a blob at ``offset``; the file has the announced size."""
@@ -101,7 +114,13 @@ class LayoutStore:
         return True
 
     def put_blob(
-        self, descriptor: Descriptor, source: BlobStream, *, report: Reporter = discard, cancel: Cancel | None = None
+        self,
+        descriptor: Descriptor,
+        source: BlobStream,
+        *,
+        mount_from: Sequence[str] = (),  # noqa: ARG002 - there are no repositories
+        report: Reporter = discard,
+        cancel: Cancel | None = None,
     ) -> Outcome:
         """Write a blob beside the others, then rename it into place."""
         digest = str(descriptor.digest)
@@ -141,6 +160,28 @@ class LayoutStore:
                 write_durably(self.path / INDEX_FILE, with_entry(index, entry, name, annotations))
         return entry
 
+    def put_referrers(self, subject: Digest, documents: Sequence[bytes], *, replace: bool = False) -> None:
+        """Write artifact manifests, then their list under the fallback name of ``subject``; other entries are kept."""
+        new = checked_referrers(subject, documents)
+        for referrer in new:
+            self.put_document(referrer.raw, referrer.listed.media_type)
+        listed = [referrer.listed for referrer in new]
+        with self.exclusive():
+            raw = self._referrers(subject)
+            changed = with_referrers(raw, listed, replace=replace, where=f"{subject} in `{self.path}`")
+            if changed != raw:
+                self.put_document(changed, MEDIA_INDEX, name=fallback_name(subject), overwrite=True)
+
+    def remove_name(self, name: str) -> bool:
+        """Take ``name`` out of ``index.json``, and return whether it was there; blobs stay."""
+        with self.exclusive():
+            index = self._read_file(INDEX_FILE, MAX_MANIFEST_BYTES)
+            entries = layout_entries(index, str(self.path))
+            found = any(entry.annotations.get(REF_NAME) == name for entry in entries)
+            if found:
+                write_durably(self.path / INDEX_FILE, without_name(index, name))
+            return found
+
     @contextlib.contextmanager
     def exclusive(self) -> Iterator[None]:
         """Keep other writers away from ``index.json`` for a read-change-write; may be nested within a thread.
@@ -164,6 +205,16 @@ class LayoutStore:
 
     def close(self) -> None:
         """Nothing is held open between calls."""
+
+    def _entries(self) -> tuple[Descriptor, ...]:
+        return layout_entries(self._read_file(INDEX_FILE, MAX_MANIFEST_BYTES), str(self.path))
+
+    def _referrers(self, subject: Digest) -> bytes | None:
+        try:
+            listed = find_entry(self._entries(), fallback_name(subject), str(self.path))
+        except NotFoundError:
+            return None
+        return self.read_document(listed)
 
     def _create(self) -> None:
         with host_errors("read layout", self.path):

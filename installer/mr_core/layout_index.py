@@ -14,9 +14,11 @@ from mr_core.decode import Decoder, dump_json, parse_json
 from mr_core.digest import Digest
 from mr_core.errors import BundleError, InvalidInputError, NotFoundError
 from mr_core.manifest import MAX_MANIFEST_BYTES, MEDIA_INDEX, REF_NAME, Descriptor, parse_document
+from mr_core.referrer_index import is_fallback_name
 
 LAYOUT_FILE = "oci-layout"
 INDEX_FILE = "index.json"
+_REMAKE = "copy or build the layout again: another program wrote or cut this file"
 LAYOUT_BYTES = dump_json({"imageLayoutVersion": "1.0.0"})
 EMPTY_INDEX = dump_json({"manifests": [], "mediaType": MEDIA_INDEX, "schemaVersion": 2})
 
@@ -40,20 +42,30 @@ def layout_entries(raw: bytes, where: str) -> tuple[Descriptor, ...]:
     except InvalidInputError as error:
         reason = error.message.removeprefix("Cannot read manifest: ")
         message = f"Cannot read `{INDEX_FILE}` of layout `{where}`: {reason}"
-        raise InvalidInputError(message, hint=error.hint, **error.fields) from error
+        raise InvalidInputError(message, hint=error.hint or _REMAKE, **error.fields) from error
     if not hasattr(document, "manifests"):
-        raise InvalidInputError(f"Cannot read `{INDEX_FILE}` of layout `{where}`: it is not an image index")
+        raise InvalidInputError(
+            f"Cannot read `{INDEX_FILE}` of layout `{where}`: it is not an image index", hint=_REMAKE
+        )
     return document.manifests
 
 
+def bundle_entries(entries: tuple[Descriptor, ...]) -> tuple[Descriptor, ...]:
+    """Return the entries without the lists of referrers, whose names are nobody's choice."""
+    return tuple(entry for entry in entries if not is_fallback_name(entry.annotations.get(REF_NAME, "")))
+
+
 def find_entry(entries: tuple[Descriptor, ...], name: str, where: str) -> Descriptor:
-    """Return the entry called ``name``, or the only one when ``name`` is empty.
+    """Return the entry called ``name``, or the only one when ``name`` is empty; lists of referrers do not count then.
 
     Raises:
         NotFoundError: when there is none; the hint lists the names there are.
         InvalidInputError: when several fit.
     """
-    names = sorted({entry.annotations[REF_NAME] for entry in entries if REF_NAME in entry.annotations})
+    bundles = bundle_entries(entries)
+    if not name:
+        entries = bundles
+    names = sorted({entry.annotations[REF_NAME] for entry in bundles if REF_NAME in entry.annotations})
     shown = ", ".join(f"`{known}`" for known in names[:12]) or "none"
     found = {entry.digest: entry for entry in entries if not name or entry.annotations.get(REF_NAME) == name}
     if not found:
@@ -91,6 +103,13 @@ def resolve_entry(
     return Descriptor(media_type=parse_document(raw).media_type, digest=digest, size=len(raw))
 
 
+def without_name(raw: bytes, name: str) -> bytes:
+    """Return an ``index.json`` in which nothing is called ``name``; everything else in it stays as it was."""
+    value: dict[str, Any] = parse_json(raw, f"`{INDEX_FILE}`", limit=MAX_MANIFEST_BYTES)
+    value["manifests"] = [item for item in value["manifests"] if _name(item) != name]
+    return dump_json(value)
+
+
 def with_entry(raw: bytes, entry: Descriptor, name: str, annotations: Mapping[str, str]) -> bytes:
     """Return an ``index.json`` in which ``name`` points to ``entry``; everything else in it stays as it was."""
     value: dict[str, Any] = parse_json(raw, f"`{INDEX_FILE}`", limit=MAX_MANIFEST_BYTES)
@@ -101,7 +120,7 @@ def with_entry(raw: bytes, entry: Descriptor, name: str, annotations: Mapping[st
         annotations={**annotations, REF_NAME: name},
         platform=entry.platform,
     )
-    others = [item for item in value["manifests"] if (item.get("annotations") or {}).get(REF_NAME) != name]
+    others = [item for item in value["manifests"] if _name(item) != name]
     value["manifests"] = sorted([*others, new.to_json()], key=_order)
     changed = dump_json(value)
     if len(changed) > MAX_MANIFEST_BYTES:
@@ -110,4 +129,9 @@ def with_entry(raw: bytes, entry: Descriptor, name: str, annotations: Mapping[st
 
 
 def _order(item: Any) -> tuple[str, str]:
-    return (item.get("annotations") or {}).get(REF_NAME, ""), json.dumps(item, sort_keys=True)
+    return _name(item) or "", json.dumps(item, sort_keys=True)
+
+
+def _name(item: Any) -> str | None:
+    found: str | None = (item.get("annotations") or {}).get(REF_NAME)
+    return found

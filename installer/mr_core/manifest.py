@@ -85,6 +85,8 @@ class Index:
     manifests: tuple[Descriptor, ...]
     annotations: dict[str, str] = field(default_factory=dict)
     media_type: str = MEDIA_INDEX
+    artifact_type: str = ""
+    subject: Descriptor | None = None
     raw: bytes = field(repr=False)
 
     @property
@@ -118,20 +120,22 @@ def parse_document(raw: bytes, media_type: str = "") -> Document:
     kind = stated or (MEDIA_INDEX if "manifests" in value else MEDIA_MANIFEST)
     if media_type in ACCEPT and media_type != kind:
         read.problem(f"is `{kind}` but was announced as `{media_type}`", "mediaType")
+    subject = _descriptor(read.table("subject")) if read.has("subject") else None
+    artifact_type = read.text("artifactType", "")
+    annotations = read.text_map("annotations")
     if kind in {MEDIA_INDEX, MEDIA_DOCKER_LIST}:
         entries = tuple(_descriptor(child) for child in read.tables("manifests", required=True))
-        annotations = read.text_map("annotations")
         read.finish()
-        return Index(manifests=entries, annotations=annotations, media_type=kind, raw=raw)
+        return Index(
+            manifests=entries, annotations=annotations, media_type=kind,
+            artifact_type=artifact_type, subject=subject, raw=raw,
+        )  # fmt: skip
     if kind not in {MEDIA_MANIFEST, MEDIA_DOCKER_MANIFEST}:
         read.problem(f"`{kind}` is neither an image manifest nor an index", "mediaType")
     config = _descriptor(read.table("config", required=True))
     layers = tuple(_descriptor(child) for child in read.tables("layers", required=True))
     if len(layers) > MAX_LAYERS:
         read.problem(f"{len(layers)} layers, more than {MAX_LAYERS}", "layers")
-    subject = _descriptor(read.table("subject")) if read.has("subject") else None
-    artifact_type = read.text("artifactType", "")
-    annotations = read.text_map("annotations")
     read.finish()
     return Manifest(
         config=config, layers=layers, annotations=annotations, media_type=kind,

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import io
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Self
 
 from mr_core.blob_file import no_blob
 from mr_core.digest import Digest
 from mr_core.errors import BundleError, NotFoundError
 from mr_core.events import BlobFinished, BlobProgress, Cancel, Outcome, Reporter, discard
-from mr_core.manifest import MAX_MANIFEST_BYTES, Descriptor
+from mr_core.manifest import MAX_MANIFEST_BYTES, MEDIA_INDEX, Descriptor
 from mr_core.reader import VerifyingReader, check_limit, read_verified
+from mr_core.referrer_index import checked_referrers, fallback_name, parse_referrers, with_referrers
 from mr_core.store import NO_ANNOTATIONS, SMALL_BLOB_BYTES, BlobFile, BlobStream, refuse_move
 
 
@@ -45,7 +46,7 @@ class MemoryStore:
 
     def __init__(self, label: str = "memory") -> None:
         self._label = label
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._blobs: dict[Digest, bytes] = {}
         self._documents: dict[Digest, tuple[bytes, str]] = {}
         self._names: dict[str, Digest] = {}
@@ -82,6 +83,16 @@ class MemoryStore:
         with self.open_blob(descriptor) as stream:
             return read_verified(stream, descriptor, what="blob", limit=limit)
 
+    def read_referrers(
+        self,
+        subject: Digest,
+        *,
+        artifact_type: str = "",  # noqa: ARG002 - the protocol's signature
+    ) -> tuple[Descriptor, ...]:
+        """Return the artifacts that are listed under the fallback name of ``subject``."""
+        present = self._names.get(fallback_name(subject))
+        return () if present is None else parse_referrers(self._documents[present][0], f"{subject}")
+
     def open_blob(self, descriptor: Descriptor, offset: int = 0) -> BlobStream:
         """Open a blob at ``offset``."""
         content = self._blobs.get(descriptor.digest)
@@ -99,7 +110,13 @@ class MemoryStore:
         return content is not None and len(content) == descriptor.size
 
     def put_blob(
-        self, descriptor: Descriptor, source: BlobStream, *, report: Reporter = discard, cancel: Cancel | None = None
+        self,
+        descriptor: Descriptor,
+        source: BlobStream,
+        *,
+        mount_from: Sequence[str] = (),  # noqa: ARG002 - there are no repositories
+        report: Reporter = discard,
+        cancel: Cancel | None = None,
     ) -> Outcome:
         """Keep a blob's bytes."""
         digest = str(descriptor.digest)
@@ -140,6 +157,18 @@ class MemoryStore:
             if name:
                 self._names[name] = descriptor.digest
         return descriptor
+
+    def put_referrers(self, subject: Digest, documents: Sequence[bytes], *, replace: bool = False) -> None:
+        """Keep artifact manifests, and list them under the fallback name of ``subject``."""
+        new = checked_referrers(subject, documents)
+        for referrer in new:
+            self.put_document(referrer.raw, referrer.listed.media_type)
+        name = fallback_name(subject)
+        with self._lock:
+            present = self._names.get(name)
+            raw = None if present is None else self._documents[present][0]
+            changed = with_referrers(raw, [item.listed for item in new], replace=replace, where=f"{subject}")
+            self.put_document(changed, MEDIA_INDEX, name=name, overwrite=True)
 
     def close(self) -> None:
         """Nothing is held open."""

@@ -7,20 +7,23 @@ different bundles to one new tag at the same moment both succeed, and the later 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
-from urllib.parse import quote, urlencode, urlsplit, urlunsplit
+from urllib.parse import quote
 
 from mr_core.digest import Digest
 from mr_core.errors import IntegrityError, NotFoundError, UnavailableError
-from mr_core.events import BlobFinished, BlobProgress, Cancel, Outcome, Reporter, discard
+from mr_core.events import BlobFinished, Cancel, Outcome, Reporter, discard
 from mr_core.manifest import ACCEPT, MAX_MANIFEST_BYTES, Descriptor, parse_document
 from mr_core.memory import BytesStream
-from mr_core.reader import VerifyingReader, check_limit, read_verified
+from mr_core.reader import check_limit, read_verified
 from mr_core.reference import Reference
+from mr_core.referrer_index import checked_referrers
 from mr_core.registry_headers import is_exact_range, stated_document
 from mr_core.registry_options import RegistryOptions
-from mr_core.registry_session import RegistrySession, RemoteStream, UploadBody, read_small
+from mr_core.registry_referrers import RegistryReferrers
+from mr_core.registry_session import RegistrySession, RemoteStream, read_small
+from mr_core.registry_upload import BlobUpload
 from mr_core.retry import TransientFailure, call_with_retries
 from mr_core.store import NO_ANNOTATIONS, SMALL_BLOB_BYTES, BlobFile, BlobStream, refuse_move
 
@@ -30,7 +33,6 @@ if TYPE_CHECKING:
 _OK = frozenset({200})
 _FOUND_OR_NOT = frozenset({200, 404})
 _ACCEPT = {"Accept": ", ".join(ACCEPT)}
-_UPLOAD_CHUNK = 64 << 10  # one send must end within the socket timeout, so slow lines need small pieces
 
 
 class RegistryStore:
@@ -45,6 +47,7 @@ class RegistryStore:
             reference.registry, reference.repository, options=options or RegistryOptions(), cancel=cancel
         )
         self._path = f"/v2/{quote(reference.repository)}"
+        self._referrers = RegistryReferrers(self._session, self._path, self._where, self)
 
     def describe(self) -> str:
         """Return ``docker://<registry>/<repository>``."""
@@ -84,6 +87,10 @@ class RegistryStore:
         """Return a small blob, verified; wrong bytes are fetched a second time before giving up."""
         return self._read(self._blob_url(descriptor), descriptor, "blob", limit, {})
 
+    def read_referrers(self, subject: Digest, *, artifact_type: str = "") -> tuple[Descriptor, ...]:
+        """Return what refers to ``subject``: from the referrers API, or the fallback tag of a registry without one."""
+        return self._referrers.read(subject, artifact_type=artifact_type)
+
     def open_blob(self, descriptor: Descriptor, offset: int = 0) -> BlobStream:
         """Open a blob at ``offset``; the stream begins at 0 when the registry cannot resume exactly there."""
         if offset >= descriptor.size:
@@ -116,48 +123,24 @@ class RegistryStore:
             return response.status_code == 200 and stated == str(descriptor.size)
 
     def put_blob(
-        self, descriptor: Descriptor, source: BlobStream, *, report: Reporter = discard, cancel: Cancel | None = None
+        self,
+        descriptor: Descriptor,
+        source: BlobStream,
+        *,
+        mount_from: Sequence[str] = (),
+        report: Reporter = discard,
+        cancel: Cancel | None = None,
     ) -> Outcome:
-        """Upload a blob with one streamed PUT.
+        """Mount or upload a blob.
 
         Raises:
             UnavailableError: also for a broken upload; call again with the source at its start.
         """
-        digest = str(descriptor.digest)
         if self.has_blob(descriptor):
-            report(BlobFinished(digest=digest, total=descriptor.size, outcome=Outcome.SKIPPED))
+            report(BlobFinished(digest=str(descriptor.digest), total=descriptor.size, outcome=Outcome.SKIPPED))
             return Outcome.SKIPPED
-        what = f"upload blob {descriptor.digest}"
-        with self._session.request(
-            "POST", f"{self._path}/blobs/uploads/", what=what, accept=frozenset({202}), body=b""
-        ) as started:
-            read_small(started)
-            parts = urlsplit(self._session.resolve_location(started, what))
-        query = "&".join(part for part in (parts.query, urlencode({"digest": digest})) if part)
-        reader = VerifyingReader(source, descriptor.digest, descriptor.size)
-
-        def chunks() -> Iterator[bytes]:
-            while chunk := reader.read(_UPLOAD_CHUNK):
-                self._session.cancel.check()
-                if cancel is not None:
-                    cancel.check()
-                yield chunk
-                report(BlobProgress(digest=digest, offset=reader.position, total=descriptor.size))
-
-        if descriptor.size == 0:
-            reader.finish()
-        with self._session.request(
-            "PUT",
-            urlunsplit(parts._replace(query=query)),
-            what=what,
-            accept=frozenset({201}),
-            headers={"Content-Type": "application/octet-stream"},
-            body=UploadBody(chunks(), descriptor.size) if descriptor.size else b"",
-            read_timeout=self._session.options.commit_timeout,
-        ) as response:
-            read_small(response)
-        report(BlobFinished(digest=digest, total=descriptor.size))
-        return Outcome.DONE
+        upload = BlobUpload(self._session, self.reference.repository, descriptor, source, report=report, cancel=cancel)
+        return upload.run(mount_from)
 
     def put_document(
         self,
@@ -175,11 +158,32 @@ class RegistryStore:
             present = self._present(name)
             if present is not None and present != descriptor.digest:
                 raise refuse_move(self.describe(), name, present, descriptor.digest)
-        self._put(str(descriptor.digest), raw, media_type)
+        self.write_manifest(str(descriptor.digest), raw, media_type)
         self.read_document(descriptor)
         if name and name != str(descriptor.digest):
-            self._put(name, raw, media_type)
+            self.write_manifest(name, raw, media_type)
         return descriptor
+
+    def put_referrers(self, subject: Digest, documents: Sequence[bytes], *, replace: bool = False) -> None:
+        """Upload artifact manifests; a registry without the referrers API gets their list under the fallback tag."""
+        self._referrers.write(subject, checked_referrers(subject, documents), replace=replace)
+
+    def write_manifest(self, name: str, raw: bytes, media_type: str) -> str:
+        """Write a manifest under a tag, whatever that named before, or under its digest.
+
+        Returns:
+            The subject that the registry has recorded, empty from a registry without the referrers API.
+        """
+        with self._session.request(
+            "PUT",
+            f"{self._path}/manifests/{name}",
+            what=f"write `{self._named(name)}`",
+            accept=frozenset({201}),
+            headers={"Content-Type": media_type},
+            body=raw,
+        ) as response:
+            read_small(response)
+            return response.headers.get("OCI-Subject", "")
 
     def close(self) -> None:
         """Close all connections."""
@@ -196,17 +200,6 @@ class RegistryStore:
             return self.resolve(name).digest
         except NotFoundError:
             return None
-
-    def _put(self, name: str, raw: bytes, media_type: str) -> None:
-        with self._session.request(
-            "PUT",
-            f"{self._path}/manifests/{name}",
-            what=f"write `{self._named(name)}`",
-            accept=frozenset({201}),
-            headers={"Content-Type": media_type},
-            body=raw,
-        ) as response:
-            read_small(response)
 
     def _read(self, url: str, descriptor: Descriptor, what: str, limit: int, headers: Mapping[str, str]) -> bytes:
         check_limit(descriptor, what=what, limit=limit)

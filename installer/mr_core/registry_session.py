@@ -150,18 +150,33 @@ class RegistrySession:
             raise UnavailableError(
                 f"Cannot {what}: `{self.host}` sent status {response.status_code} without a location"
             )
-        try:
-            url = urljoin(response.url, location)
-            new = urlsplit(url)
-            _origin(new)
-        except ValueError as error:
-            raise UnavailableError(f"Cannot {what}: `{self.host}` redirects to a bad address") from error
+        url, new = self._joined(response, location, what)
         self._check_step(urlsplit(response.url), new, what)
+        return url
+
+    def resolve_link(self, response: requests.Response, link: str, what: str) -> str:
+        """Return the absolute URL of a ``Link`` header's target.
+
+        Raises:
+            UnavailableError: when it leads away from the registry.
+        """
+        url, new = self._joined(response, link, what)
+        if not self._is_home(url) or new.username is not None:
+            raise UnavailableError(f"Cannot {what}: `{self.host}` continues its answer on another host")
         return url
 
     def close(self) -> None:
         """Close all pooled connections."""
         self._session.close()
+
+    def _joined(self, response: requests.Response, address: str, what: str) -> tuple[str, SplitResult]:
+        try:
+            url = urljoin(response.url, address)
+            parts = urlsplit(url)
+            _origin(parts)
+        except ValueError as error:
+            raise UnavailableError(f"Cannot {what}: `{self.host}` redirects to a bad address") from error
+        return url, parts
 
     def _follow(self, url: str, call: _Call) -> requests.Response:
         """Send, answer one challenge, and follow redirects by hand."""

@@ -9,7 +9,7 @@ One suite of tests runs over all of them.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType, TracebackType
@@ -83,6 +83,15 @@ class Source(Protocol):
     def read_blob(self, descriptor: Descriptor, *, limit: int = SMALL_BLOB_BYTES) -> bytes:
         """Return a small blob of at most ``limit`` bytes, such as a config; size and digest have been verified."""
 
+    def read_referrers(self, subject: Digest, *, artifact_type: str = "") -> tuple[Descriptor, ...]:
+        """Return the artifacts that refer to ``subject``, sorted by type and digest; none is no error.
+
+        A registry may leave other types than ``artifact_type`` out; callers filter all the same.
+
+        Raises:
+            InvalidInputError: when their list cannot be read, or is longer than 256.
+        """
+
     def open_blob(self, descriptor: Descriptor, offset: int = 0) -> BlobStream:
         """Open a blob at ``offset``. Its bytes are **not** verified, and the stream may begin at 0 all the same."""
 
@@ -100,11 +109,19 @@ class Store(Source, Protocol):
         """Whether a blob of that digest and size is there."""
 
     def put_blob(
-        self, descriptor: Descriptor, source: BlobStream, *, report: Reporter = discard, cancel: Cancel | None = None
+        self,
+        descriptor: Descriptor,
+        source: BlobStream,
+        *,
+        mount_from: Sequence[str] = (),
+        report: Reporter = discard,
+        cancel: Cancel | None = None,
     ) -> Outcome:
         """Store a blob in constant memory; `Outcome.SKIPPED` when it is there already.
 
-        ``source`` must begin at offset 0; it is not read when the blob is skipped, and is left for the caller to close.
+        ``source`` must begin at offset 0; it is not read when the blob is skipped or mounted, and is left for the
+        caller to close. ``mount_from`` names repositories of the same registry that may have the blob, so that it need
+        not be sent (`Outcome.MOUNTED`); other stores than registries have no repositories.
 
         Raises:
             IntegrityError: when the bytes of ``source`` differ; nothing is stored then.
@@ -126,6 +143,16 @@ class Store(Source, Protocol):
 
         Raises:
             AccessDeniedError: when ``name`` points to another digest and ``overwrite`` is false.
+        """
+
+    def put_referrers(self, subject: Digest, documents: Sequence[bytes], *, replace: bool = False) -> None:
+        """Store artifact manifests whose blobs are there, and list them as referrers of ``subject``.
+
+        What others listed meanwhile is kept. With ``replace``, entries of the same artifact types go.
+
+        Raises:
+            InvalidInputError: when a document has another subject, or the list becomes too long.
+            UnavailableError: when other writers of the list keep getting in the way.
         """
 
 

@@ -1,4 +1,4 @@
-"""Copy a bundle from one store to another: blobs, then manifests, then indexes, then the name.
+"""Copy a bundle from one store to another: blobs, then manifests and their papers, then the index, then the name.
 
 So whoever resolves the name finds everything behind it, at any moment and after any failure. What is there already is
 not sent again.
@@ -6,63 +6,45 @@ not sent again.
 
 from __future__ import annotations
 
-import concurrent.futures
-import random
-import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from mr_core.bundle_config import ANNOTATION_TARGET
 from mr_core.digest import Digest
-from mr_core.errors import (
-    CancelledError,
-    IntegrityError,
-    InvalidInputError,
-    NotFoundError,
-    UnavailableError,
-    UsageError,
-)
-from mr_core.events import (
-    BlobFinished,
-    BlobProgress,
-    Cancel,
-    Event,
-    Outcome,
-    Phase,
-    Reporter,
-    SafeReporter,
-    Unit,
-    discard,
-)
-from mr_core.manifest import REF_NAME, Descriptor, Index, Manifest, parse_document
-from mr_core.resuming import ResumingStream
+from mr_core.errors import IntegrityError, NotFoundError, UsageError
+from mr_core.events import Cancel, Outcome, Phase, Reporter, SafeReporter, Unit, discard
+from mr_core.manifest import REF_NAME, Descriptor, Index, parse_document
+from mr_core.reference import Reference
+from mr_core.registry import RegistryStore
 from mr_core.retry import RetryPolicy
-from mr_core.store import Source, Store, refuse_move
-
-_MAX_NESTING = 2
-_MAX_DOCUMENTS = 512
-_POLL_SECONDS = 0.1
+from mr_core.store import NO_ANNOTATIONS, Source, Store, refuse_move
+from mr_core.transfer_blobs import BlobCounter, BlobSender
+from mr_core.transfer_content import Content, collect
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TransferResult:
-    """What was copied; sizes in bytes."""
+    """What was copied; sizes in bytes.
+
+    Attributes:
+        name: What it is called there, empty for what can be reached by its digest only.
+        target: What the bundle is for, empty for an index.
+        papers: How many artifacts that refer to it were copied or were there.
+        blobs_mounted: Blobs that the registry took over from another repository, so that no byte was sent.
+    """
 
     digest: Digest
     media_type: str
     name: str
+    target: str = ""
     documents: int
+    papers: int = 0
     blobs_pushed: int
     bytes_pushed: int
+    blobs_mounted: int = 0
+    bytes_mounted: int = 0
     blobs_skipped: int
     bytes_skipped: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Content:
-    """Everything behind a name: documents with children before parents, and the blobs, each once."""
-
-    documents: tuple[tuple[Descriptor, bytes], ...]
-    blobs: tuple[Descriptor, ...]
 
 
 def transfer(
@@ -74,6 +56,9 @@ def transfer(
     overwrite: bool = False,
     jobs: int = 4,
     retry: RetryPolicy | None = None,
+    papers: bool = True,
+    targets: Sequence[str] | None = None,
+    mount_from: Sequence[str] = (),
     report: Reporter = discard,
     cancel: Cancel | None = None,
 ) -> TransferResult:
@@ -87,12 +72,17 @@ def transfer(
         overwrite: Whether an existing name that means something else may be moved.
         jobs: How many blobs are sent at a time.
         retry: How often a broken blob transfer is begun again.
+        papers: Whether what refers to the manifests and the index (SBOM, provenance, signatures) goes with them.
+        targets: Copy only the bundles for these targets, under a new index; `None` for all.
+        mount_from: Repositories of the destination's registry that may have some of the blobs. That of the source
+            need not be named.
         report: Gets the phases ``inspect``, ``blobs`` and ``publish``, and the progress of each blob.
         cancel: Stops at the next piece of data, or when a stalled connection times out.
 
     Raises:
         AccessDeniedError: when ``destination_name`` means something else already; nothing has been sent then.
         IntegrityError: when bytes of the source differ from their digest, or ``destination_name`` is another digest.
+        NotFoundError: when ``name``, something behind it, or one of ``targets`` is not there.
         UnavailableError: when either side fails for too long; running it again sends only what is missing.
     """
     report = SafeReporter(report)
@@ -102,63 +92,146 @@ def transfer(
         target = destination_name or top.annotations.get(REF_NAME, "")
         if not target:
             raise UsageError(f"Cannot copy {top.digest} to `{store.describe()}`: it has no name, and none was given")
-        _check_digest(store, target, top.digest)
-        content = _collect(source, top, cancel)
-        _check_name(store, target, top.digest, overwrite=overwrite)
-    with Phase(
-        report, "blobs", store.describe(), total=sum(blob.size for blob in content.blobs), unit=Unit.BYTES
-    ) as phase:
-        sender = _Sender(source, store, retry or RetryPolicy(), _Counter(phase, report))
-        skipped = sender.send_all(content.blobs, jobs, cancel)
-        phase.detail["skipped"] = len(skipped)
-    with Phase(report, "publish", f"{store.describe()}:{target}"):
-        *children, (_, raw) = content.documents
-        for child, child_raw in children:
-            cancel.check()
-            store.put_document(child_raw, child.media_type)
-        cancel.check()
-        annotations = {key: value for key, value in top.annotations.items() if key != REF_NAME}
-        store.put_document(raw, top.media_type, name=target, overwrite=overwrite, annotations=annotations)
-        _read_back(store, target, raw)
-    pushed = [blob for blob in content.blobs if blob.digest not in skipped]
-    return TransferResult(
-        digest=top.digest,
-        media_type=top.media_type,
-        name=target,
-        documents=len(content.documents),
-        blobs_pushed=len(pushed),
-        bytes_pushed=sum(blob.size for blob in pushed),
-        blobs_skipped=len(skipped),
-        bytes_skipped=sum(blob.size for blob in content.blobs if blob.digest in skipped),
+        if targets is None:
+            _check_digest(store, target, top.digest)
+        content = collect(source, top, targets=targets, papers=papers, cancel=cancel)
+        _check_digest(store, target, content.top.digest)
+        _check_name(store, target, content.top.digest, overwrite=overwrite)
+    outcomes = _send_blobs(
+        source, store, content, mount_from=mount_from, jobs=jobs, retry=retry, report=report, cancel=cancel
     )
+    with Phase(report, "publish", f"{store.describe()}:{target}"):
+        annotations = {key: value for key, value in top.annotations.items() if key != REF_NAME}
+        _publish(store, content, target, overwrite=overwrite, annotations=annotations, cancel=cancel)
+        _read_back(store, target, content.documents[-1][1])
+    return _result(content, target, outcomes)
 
 
-def _collect(source: Source, top: Descriptor, cancel: Cancel) -> _Content:
-    """Read every document behind ``top``, verified, and list the blobs."""
-    documents: dict[Digest, tuple[Descriptor, bytes]] = {}
-    blobs: dict[Digest, Descriptor] = {}
+def transfer_by_digest(
+    source: Source,
+    name: str,
+    store: Store,
+    *,
+    targets: Sequence[str] | None = None,
+    jobs: int = 4,
+    retry: RetryPolicy | None = None,
+    papers: bool = True,
+    mount_from: Sequence[str] = (),
+    report: Reporter = discard,
+    cancel: Cancel | None = None,
+) -> tuple[TransferResult, ...]:
+    """Copy bundles and their papers, but no index and no name: they can be reached by their digests only.
 
-    def visit(descriptor: Descriptor, depth: int) -> None:
+    So jobs that each build a target can push it, and one job makes the index of all of them.
+
+    Args:
+        source: Where they are.
+        name: An index or a manifest there.
+        store: Where they go.
+        targets: Which bundles of the index; `None` for all.
+        jobs: See `transfer`, as for all others.
+        retry: See there.
+        papers: See there.
+        mount_from: See there.
+        report: See there.
+        cancel: See there.
+
+    Returns:
+        One result for each bundle, in the order of the index.
+
+    Raises:
+        BundleError: as `transfer`.
+    """
+    report = SafeReporter(report)
+    cancel = cancel or Cancel()
+    results = []
+    with Phase(report, "inspect", source.describe()):
+        tops = _bundles(source, source.resolve(name), targets)
+        contents = [collect(source, top, targets=None, papers=papers, cancel=cancel) for top in tops]
+    for content in contents:
+        outcomes = _send_blobs(
+            source, store, content, mount_from=mount_from, jobs=jobs, retry=retry, report=report, cancel=cancel
+        )
+        with Phase(report, "publish", f"{store.describe()}@{content.top.digest}"):
+            _publish(store, content, "", overwrite=False, annotations=NO_ANNOTATIONS, cancel=cancel)
+            _read_back(store, str(content.top.digest), content.documents[-1][1])
+        results.append(_result(content, "", outcomes))
+    return tuple(results)
+
+
+def _bundles(source: Source, top: Descriptor, targets: Sequence[str] | None) -> tuple[Descriptor, ...]:
+    """Return the manifests of an index that are for ``targets``, or the manifest itself."""
+    chosen = collect(source, top, targets=targets, papers=False, cancel=Cancel())
+    document = parse_document(chosen.documents[-1][1], chosen.top.media_type)
+    return document.manifests if isinstance(document, Index) else (top,)
+
+
+def _send_blobs(
+    source: Source,
+    store: Store,
+    content: Content,
+    *,
+    mount_from: Sequence[str],
+    jobs: int,
+    retry: RetryPolicy | None,
+    report: Reporter,
+    cancel: Cancel,
+) -> Mapping[Digest, Outcome]:
+    total = sum(blob.size for blob in content.blobs)
+    with Phase(report, "blobs", store.describe(), total=total, unit=Unit.BYTES) as phase:
+        sender = BlobSender(
+            source,
+            store,
+            mount_from=_siblings(source, store, mount_from),
+            policy=retry or RetryPolicy(),
+            report=BlobCounter(phase, report),
+        )
+        outcomes = sender.send_all(content.blobs, jobs, cancel)
+        for outcome in (Outcome.SKIPPED, Outcome.MOUNTED):
+            phase.detail[outcome.value] = sum(found is outcome for found in outcomes.values()) or None
+    return outcomes
+
+
+def _siblings(source: Source, store: Store, named: Sequence[str]) -> tuple[str, ...]:
+    """Return the repositories that blobs can be mounted from; that of the source has them all."""
+    if not isinstance(store, RegistryStore):
+        if named:
+            raise UsageError(
+                f"Cannot mount blobs into `{store.describe()}`: only registries have repositories to mount from",
+                hint="leave `--mount-from` away",
+            )
+        return ()
+    here = store.reference
+    siblings = []
+    for name in named:
+        other = Reference.parse(f"{here.registry}/{name.removeprefix('docker://').removeprefix(f'{here.registry}/')}")
+        siblings.append(other.repository)
+    if isinstance(source, RegistryStore) and source.reference.registry == here.registry:
+        return (source.reference.repository,)
+    return tuple(siblings)
+
+
+def _publish(
+    store: Store, content: Content, name: str, *, overwrite: bool, annotations: Mapping[str, str], cancel: Cancel
+) -> None:
+    """Write documents and papers, the name last."""
+    papers = dict(content.papers)
+    *children, (top, raw) = content.documents
+    for child, child_raw in children:
         cancel.check()
-        if descriptor.digest in documents:
-            return
-        raw = source.read_document(descriptor)
-        match parse_document(raw, descriptor.media_type):
-            case Index(manifests=children):
-                if depth >= _MAX_NESTING:
-                    raise InvalidInputError(f"Cannot copy {top.digest}: its indexes are nested too deeply")
-                if len(documents) + len(children) > _MAX_DOCUMENTS:
-                    raise InvalidInputError(f"Cannot copy {top.digest}: more than {_MAX_DOCUMENTS} manifests")
-                for child in children:
-                    visit(child, depth + 1)
-            case Manifest(config=config, layers=layers):
-                for blob in (config, *layers):
-                    if blobs.setdefault(blob.digest, blob).size != blob.size:
-                        raise InvalidInputError(f"Cannot copy {top.digest}: it gives {blob.digest} two sizes")
-        documents[descriptor.digest] = (descriptor, raw)
-
-    visit(top, 0)
-    return _Content(documents=tuple(documents.values()), blobs=tuple(blobs.values()))
+        store.put_document(child_raw, child.media_type)
+    of_top = papers.pop(top.digest, ())
+    for subject, documents in papers.items():
+        cancel.check()
+        store.put_referrers(subject, documents)
+    cancel.check()
+    if of_top or not name:
+        store.put_document(raw, top.media_type)
+    if of_top:
+        store.put_referrers(top.digest, of_top)
+    if name:
+        cancel.check()
+        store.put_document(raw, top.media_type, name=name, overwrite=overwrite, annotations=annotations)
 
 
 def _check_digest(store: Store, name: str, digest: Digest) -> None:
@@ -194,73 +267,26 @@ def _read_back(store: Store, name: str, raw: bytes) -> None:
         )
 
 
-class _Counter:
-    """Pass events on, and add the positions of all blobs up for the phase."""
-
-    def __init__(self, phase: Phase, report: Reporter) -> None:
-        self._phase = phase
-        self._report = report
-        self._lock = threading.Lock()
-        self._positions: dict[str, int] = {}
-
-    def __call__(self, event: Event) -> None:
-        self._report(event)
-        match event:
-            case BlobProgress(digest=digest, offset=position) | BlobFinished(digest=digest, total=position):
-                with self._lock:
-                    self._positions[digest] = position
-                    done = sum(self._positions.values())
-                self._phase.progress(done)
-            case _:
-                pass
-
-
-class _Sender:
-    """Send blobs from one store to the other, several at a time."""
-
-    def __init__(self, source: Source, store: Store, policy: RetryPolicy, report: Reporter) -> None:
-        self._source = source
-        self._store = store
-        self._policy = policy
-        self._report = report
-        self._stop = Cancel()  # ours, so that one failed blob stops the others
-
-    def send_all(self, blobs: Sequence[Descriptor], jobs: int, cancel: Cancel) -> frozenset[Digest]:
-        """Send every blob, the largest first; return the digests of those that were there already."""
-        ordered = sorted(blobs, key=lambda blob: (-blob.size, str(blob.digest)))
-        with concurrent.futures.ThreadPoolExecutor(max(1, jobs), thread_name_prefix="push") as pool:
-            futures = {pool.submit(self._send, blob): blob for blob in ordered}
-            try:
-                pending = set(futures)
-                while pending:
-                    cancel.check()
-                    done, pending = concurrent.futures.wait(
-                        pending, timeout=_POLL_SECONDS, return_when=concurrent.futures.FIRST_EXCEPTION
-                    )
-                    _raise_first(done)
-            except BaseException:
-                self._stop.set()
-                pool.shutdown(wait=True, cancel_futures=True)
-                raise
-        return frozenset(blob.digest for future, blob in futures.items() if future.result() is Outcome.SKIPPED)
-
-    def _send(self, blob: Descriptor) -> Outcome:
-        """Send one blob; a transfer that broke after its first byte begins again, everything before retries itself."""
-        failures = 0
-        while True:
-            self._stop.check()
-            with ResumingStream(self._source, blob, policy=self._policy, cancel=self._stop) as stream:
-                try:
-                    return self._store.put_blob(blob, stream, report=self._report, cancel=self._stop)
-                except UnavailableError:
-                    failures += 1
-                    if stream.gave_up or stream.position == 0 or failures >= self._policy.attempts:
-                        raise
-            self._stop.sleep(self._policy.delay(failures, None, random.random()))  # noqa: S311 - jitter
-
-
-def _raise_first(futures: set[concurrent.futures.Future[Outcome]]) -> None:
-    errors = [error for future in futures if (error := future.exception()) is not None]
-    errors.sort(key=lambda error: isinstance(error, CancelledError))  # a cause before its consequences
-    if errors:
-        raise errors[0]
+def _result(content: Content, name: str, outcomes: Mapping[Digest, Outcome]) -> TransferResult:
+    by_outcome: dict[Outcome, list[int]] = {}
+    for blob in content.blobs:
+        by_outcome.setdefault(outcomes[blob.digest], []).append(blob.size)
+    pushed = by_outcome.get(Outcome.DONE, [])
+    mounted = by_outcome.get(Outcome.MOUNTED, [])
+    skipped = by_outcome.get(Outcome.SKIPPED, [])
+    top, raw = content.documents[-1]
+    document = parse_document(raw, top.media_type)
+    return TransferResult(
+        digest=top.digest,
+        media_type=top.media_type,
+        name=name,
+        target=document.annotations.get(ANNOTATION_TARGET, ""),
+        documents=len(content.documents),
+        papers=sum(len(documents) for _, documents in content.papers),
+        blobs_pushed=len(pushed),
+        bytes_pushed=sum(pushed),
+        blobs_mounted=len(mounted),
+        bytes_mounted=sum(mounted),
+        blobs_skipped=len(skipped),
+        bytes_skipped=sum(skipped),
+    )

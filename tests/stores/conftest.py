@@ -13,6 +13,7 @@ from mr_core.memory import BytesStream, MemoryStore
 from mr_core.reference import Reference
 from mr_core.registry import RegistryStore
 from mr_core.store import Store
+from support.referrers_api import ReferrersApi
 from support.registry import Mode, RealRegistry
 from support.remote_blob import BLOB, CONTENT, connect
 from support.small_image import SmallImage, small_image
@@ -45,7 +46,13 @@ def repository() -> str:
     return f"test/{uuid.uuid4().hex}"
 
 
-@pytest.fixture(params=["memory", "layout", "registry", "registry-basic", "registry-tls"])
+@pytest.fixture(scope="session")
+def referrers_api(plain_registry: RealRegistry) -> Iterator[ReferrersApi]:
+    with ReferrersApi(plain_registry.host) as proxy:
+        yield proxy
+
+
+@pytest.fixture(params=["memory", "layout", "registry", "registry-basic", "registry-tls", "registry-referrers"])
 def store(request: pytest.FixtureRequest, tmp_path: Path, repository: str) -> Iterator[Store]:
     """An empty store of each kind."""
     made: Store
@@ -54,6 +61,9 @@ def store(request: pytest.FixtureRequest, tmp_path: Path, repository: str) -> It
             made = MemoryStore()
         case "layout":
             made = LayoutStore(tmp_path / "layout", create=True)
+        case "registry-referrers":
+            api: ReferrersApi = request.getfixturevalue("referrers_api")
+            made = connect(api.host, repository)
         case kind:
             fixture = {"registry": "plain", "registry-basic": "basic", "registry-tls": "tls"}[kind]
             registry: RealRegistry = request.getfixturevalue(f"{fixture}_registry")

@@ -12,6 +12,7 @@ from mr_core.errors import AccessDeniedError, CancelledError, IntegrityError, In
 from mr_core.events import BlobFinished, BlobProgress, Cancel, Event, Outcome
 from mr_core.manifest import MEDIA_INDEX, Descriptor
 from mr_core.memory import BytesStream
+from mr_core.referrers import attach, read_referrer, referrers
 from mr_core.store import BlobStream, Store
 from support.small_image import describe, small_image
 
@@ -175,3 +176,97 @@ def test_blob_files_hold_the_bytes_of_local_stores(store: Store) -> None:
             file.seek(place.offset)
             assert file.read(place.size) == CONTENT
     assert (place is None) == (not store.describe().startswith("oci:"))
+
+
+# --- referrers
+
+SBOM, NOTE = "application/vnd.example.sbom", "application/vnd.example.note"
+
+
+def attach_text(store: Store, subject: Descriptor, kind: str, text: str, *, replace: bool = False) -> Descriptor:
+    return attach(
+        store,
+        subject,
+        artifact_type=kind,
+        media_type="text/plain",
+        content=text.encode(),
+        annotations={"text": text},
+        replace=replace,
+    )
+
+
+def test_papers_are_found_by_their_subject_and_type_and_read_back(store: Store) -> None:
+    image = small_image()
+    subject = image.manifest_descriptor
+    assert referrers(store, subject.digest) == ()
+    image.write(store, "1.0")
+    assert referrers(store, subject.digest) == ()
+    bill = attach_text(store, subject, SBOM, "bill")
+    note = attach_text(store, subject, NOTE, "note")
+    other = attach_text(store, image.index_descriptor, NOTE, "of the index")
+    assert referrers(store, subject.digest) == (note, bill)  # sorted by type
+    assert referrers(store, subject.digest, artifact_type=SBOM) == (bill,)
+    assert referrers(store, subject.digest, artifact_type="application/other") == ()
+    assert referrers(store, image.index_descriptor.digest) == (other,)
+    assert (bill.artifact_type, bill.annotations) == (SBOM, {"text": "bill"})
+    assert read_referrer(store, bill) == b"bill"
+    with pytest.raises(InvalidInputError, match="more than the 3 allowed"):
+        read_referrer(store, bill, limit=3)
+    with pytest.raises(InvalidInputError, match="not an artifact with one blob"):
+        read_referrer(store, image.manifest_descriptor)
+    assert store.resolve("1.0").digest == image.index_descriptor.digest
+
+
+def test_attaching_equal_content_twice_changes_nothing(store: Store) -> None:
+    image = small_image()
+    image.write(store, "1.0")
+    subject = image.manifest_descriptor
+    first = attach_text(store, subject, SBOM, "bill")
+    attach_text(store, subject, NOTE, "note")
+    before = referrers(store, subject.digest)
+    assert attach_text(store, subject, SBOM, "bill") == first
+    assert attach_text(store, subject, SBOM, "bill", replace=True) == first
+    assert referrers(store, subject.digest) == before
+    assert len(before) == 2
+
+
+def test_a_paper_takes_the_place_of_others_of_its_type_only_on_request(store: Store) -> None:
+    image = small_image()
+    image.write(store, "1.0")
+    subject = image.manifest_descriptor
+    note = attach_text(store, subject, NOTE, "note")
+    bills = [attach_text(store, subject, SBOM, text) for text in ("one", "two")]
+    assert {entry.digest for entry in referrers(store, subject.digest, artifact_type=SBOM)} == {b.digest for b in bills}
+    last = attach_text(store, subject, SBOM, "three", replace=True)
+    assert referrers(store, subject.digest) == (note, last)
+    assert read_referrer(store, last) == b"three"
+
+
+def test_papers_that_many_attach_at_once_are_all_kept(store: Store) -> None:
+    image = small_image()
+    image.write(store, "1.0")
+    subject = image.manifest_descriptor
+    texts = [f"paper {number}" for number in range(6)]
+    with ThreadPoolExecutor(6) as pool:
+        made = set(pool.map(lambda text: attach_text(store, subject, NOTE, text).digest, texts))
+    assert len(made) == 6
+    assert {entry.digest for entry in referrers(store, subject.digest)} == made
+
+
+def test_an_artifact_of_another_subject_is_refused(store: Store) -> None:
+    image = small_image()
+    image.write(store, "1.0")
+    bill = attach_text(store, image.manifest_descriptor, SBOM, "bill")
+    raw = store.read_document(bill)
+    with pytest.raises(InvalidInputError, match="it is for"):
+        store.put_referrers(image.index_descriptor.digest, [raw])
+    with pytest.raises(InvalidInputError, match="names no subject"):
+        store.put_referrers(image.manifest_descriptor.digest, [image.manifest])
+    assert referrers(store, image.index_descriptor.digest) == ()
+
+
+def test_a_repository_to_mount_from_does_no_harm_where_there_is_none(store: Store) -> None:
+    blob = describe(CONTENT)
+    outcome = store.put_blob(blob, BytesStream(CONTENT), mount_from=["no/such", "no/other"])
+    assert outcome is Outcome.DONE
+    assert store.read_blob(blob) == CONTENT

@@ -9,7 +9,7 @@ import subprocess
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -248,6 +248,7 @@ def test_one_failed_blob_stops_the_others(tmp_path: Path) -> None:
             descriptor: Descriptor,
             source: BlobStream,
             *,
+            mount_from: Sequence[str] = (),
             report: Reporter = discard,
             cancel: Cancel | None = None,
         ) -> Outcome:

@@ -11,6 +11,7 @@ import ssl
 import struct
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Self
@@ -50,17 +51,24 @@ class Fault:
     lose_reply: bool = False
 
 
-@dataclass(frozen=True)
+@dataclass
 class Seen:
-    """A request that came through."""
+    """A request that came through; ``sent`` counts the bytes of its body that reached the registry."""
 
     method: str
     path: str
     headers: dict[str, str]
+    sent: int = 0
 
 
 class FaultProxy:
-    """A context manager; ``host`` is where it listens, ``seen`` what it was asked; ``tls``: certificate, key."""
+    """A context manager; ``host`` is where it listens, ``seen`` what it was asked; ``tls``: certificate, key.
+
+    Attributes:
+        watch: Called with a moment (``asked``, ``half``, ``answered``) and the number of the request, from 1.
+    """
+
+    handler: type[_Handler]
 
     def __init__(self, upstream: str, *faults: Fault, tls: tuple[Path, Path] | None = None) -> None:
         self.upstream = upstream
@@ -68,12 +76,13 @@ class FaultProxy:
         self.faults = list(faults)
         self.seen: list[Seen] = []
         self.connections = 0
+        self.watch: Callable[[str, int], None] = lambda _moment, _number: None
         self.ignore_ranges = False
         self.closing = threading.Event()
         self.lock = threading.Lock()
 
     def __enter__(self) -> Self:
-        handler = type("Handler", (_Handler,), {"proxy": self})
+        handler = type("Handler", (self.handler,), {"proxy": self})
         self._server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
         self._server.daemon_threads = True
         if self._tls is not None:
@@ -95,6 +104,10 @@ class FaultProxy:
         """Return how many requests of a method matched a path."""
         return sum(seen.method == method and re.search(path, seen.path) is not None for seen in self.seen)
 
+    def sent(self, path: str = "/blobs/") -> int:
+        """Return how many bytes of request bodies reached the registry on matching paths."""
+        return sum(seen.sent for seen in self.seen if re.search(path, seen.path) is not None)
+
     def take(self, method: str, path: str) -> Fault:
         """Record a request and return the fault it meets, perhaps an empty one."""
         with self.lock:
@@ -107,6 +120,7 @@ class FaultProxy:
 
 class _Handler(http.server.BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True  # else each reply waits 40 ms for an acknowledgement of its headers
     proxy: FaultProxy
 
     def setup(self) -> None:
@@ -129,7 +143,11 @@ class _Handler(http.server.BaseHTTPRequestHandler):
     do_GET = do_HEAD = do_PUT = do_POST = do_PATCH = do_DELETE = _handle  # noqa: N815 - names of http.server
 
     def _pass_on(self) -> None:
-        self.proxy.seen.append(Seen(self.command, self.path, dict(self.headers)))
+        self.asked = Seen(self.command, self.path, dict(self.headers))
+        with self.proxy.lock:
+            self.proxy.seen.append(self.asked)
+            self.number = len(self.proxy.seen)
+        self.proxy.watch("asked", self.number)
         fault = self.proxy.take(self.command, self.path)
         if fault.status:
             self.rfile.read(int(self.headers.get("Content-Length", 0)))
@@ -145,6 +163,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             if not self._pass_body(upstream, fault):
                 return
             reply = upstream.getresponse()
+            self.proxy.watch("answered", self.number)
             if fault.lose_reply:
                 reply.read()
                 self._reset()
@@ -156,6 +175,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
     def _pass_body(self, upstream: http.client.HTTPConnection, fault: Fault) -> bool:
         left = int(self.headers.get("Content-Length", 0))
         passed = 0
+        halfway = False
         while left:
             chunk = self.rfile.read(min(left, _CHUNK))
             if not chunk:
@@ -164,8 +184,12 @@ class _Handler(http.server.BaseHTTPRequestHandler):
                 self._reset()
                 return False
             upstream.send(chunk)
+            self.asked.sent += len(chunk)
             passed += len(chunk)
             left -= len(chunk)
+            if left and passed >= left and not halfway:
+                halfway = True
+                self.proxy.watch("half", self.number)
         return True
 
     def _pass_reply(self, reply: http.client.HTTPResponse, fault: Fault) -> None:
@@ -205,3 +229,6 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         self.close_connection = True
         self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self.connection.close()
+
+
+FaultProxy.handler = _Handler

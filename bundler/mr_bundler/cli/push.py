@@ -2,65 +2,199 @@
 
 from __future__ import annotations
 
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import assert_never
+
 import click
 
 from mr_bundler.cli.advice import tag_advice
+from mr_bundler.cli.recipe_arguments import TARGETS, parse_targets
+from mr_bundler.cli.transfer_arguments import (
+    JOBS,
+    MOUNT_FROM,
+    NO_PAPERS,
+    OVERWRITE,
+    open_both,
+    show_counts,
+    show_transfer,
+)
+from mr_core.cli.jsonl import plain
 from mr_core.cli.options import output_options, registry_options
 from mr_core.cli.session import Session
-from mr_core.cli.units import show_bytes
-from mr_core.location import LayoutLocation, Location, parse_location
-from mr_core.open_store import open_source, open_store
+from mr_core.errors import UsageError
+from mr_core.location import ArchiveLocation, LayoutLocation, Location, RegistryLocation, parse_location
+from mr_core.manifest import Descriptor, Index, parse_document
 from mr_core.registry_options import RegistryOptions
-from mr_core.transfer import TransferResult, transfer
+from mr_core.store import Source, Store
+from mr_core.transfer import TransferResult, transfer, transfer_by_digest
 
 
-@click.command(short_help="Copy a bundle to a registry or layout.")
+@click.command(short_help="Publish a bundle to a registry or layout.")
 @click.argument("source")
 @click.argument("destination")
-@click.option("--overwrite", is_flag=True, help="Move a name that already points to something else.")
-@click.option("-j", "--jobs", type=click.IntRange(1, 32), default=4, show_default=True, help="Parallel uploads.")
+@TARGETS
+@click.option("--by-digest", is_flag=True, help="Push bundles without index and name; `mr-bundle index` joins them.")
+@click.option(
+    "--also",
+    type=click.Choice(["model-runner"]),
+    help="Also write the image that the existing host daemon installs, under the tag BACKEND-VERSION.",
+)
+@NO_PAPERS
+@MOUNT_FROM
+@OVERWRITE
+@JOBS
 @registry_options
 @output_options
 def push(
-    session: Session, source: str, destination: str, *, overwrite: bool, jobs: int, registry: RegistryOptions
+    session: Session,
+    source: str,
+    destination: str,
+    *,
+    targets: tuple[str, ...],
+    by_digest: bool,
+    also: str | None,
+    no_papers: bool,
+    mount_from: tuple[str, ...],
+    overwrite: bool,
+    jobs: int,
+    registry: RegistryOptions,
 ) -> None:
-    """Copy a bundle, byte for byte: blobs first, then manifests, then the index, then its name.
+    """Publish SOURCE, byte for byte: blobs first, then manifests and their papers, then the index, then its name.
 
-    What is there already is not sent again, so repeating an interrupted push finishes it.
+    What is there already is not sent again, so repeating an interrupted push finishes it. A name that means something
+    else is never moved without --overwrite.
 
     \b
       mr-bundle push oci:dist/layout:mlx-lm-0.32.2 docker://registry.example/bundles/mlx-lm:0.32.2
+      mr-bundle push oci:dist/layout:mlx-lm-0.32.2 docker://registry.example/bundles/mlx-lm:0.32.2 --also model-runner
+
+    Jobs that each build one target push it by digest; one job joins them when all are done:
+
+    \b
+      mr-bundle push oci:dist/layout docker://registry.example/bundles/mlx-lm --by-digest >> digests
+      mr-bundle index docker://registry.example/bundles/mlx-lm:0.32.2 $(cat digests)
     """
-    opened, name = open_source(parse_location(source), options=registry)
+    wanted = parse_targets(targets)
+    chosen = None if wanted is None else [str(target) for target in wanted]
     place = parse_location(destination)
-    try:
-        store, destination_name = open_store(place, options=registry)
-        try:
-            with tag_advice(source):
-                done = transfer(
-                    opened,
-                    name,
-                    store,
-                    destination_name,
-                    overwrite=overwrite,
-                    jobs=jobs,
-                    report=session.report,
-                    cancel=session.cancel,
-                )
-        finally:
-            store.close()
-    finally:
-        opened.close()
-    session.result(done, lambda: show_push(done, place))
+    if by_digest:
+        _check_nameless(place, also=also, overwrite=overwrite)
+    with (
+        open_both(session, source, destination, registry) as (opened, name, store, destination_name),
+        tag_advice(source),
+    ):
+        if by_digest:
+            pushed = transfer_by_digest(
+                opened,
+                name,
+                store,
+                targets=chosen,
+                jobs=jobs,
+                papers=not no_papers,
+                mount_from=mount_from,
+                report=session.report,
+                cancel=session.cancel,
+            )
+            session.result({"location": store.describe(), "bundles": pushed}, lambda: show_digests(pushed))
+            return
+        runner_tag = _runner_tag(opened, name, destination_name) if also else ""
+        done = transfer(
+            opened,
+            name,
+            store,
+            destination_name,
+            overwrite=overwrite,
+            jobs=jobs,
+            papers=not no_papers,
+            targets=chosen,
+            mount_from=mount_from,
+            report=session.report,
+            cancel=session.cancel,
+        )
+        runner = None
+        if also:
+            runner = _write_runner(
+                session, opened, name, store, runner_tag, targets=chosen, jobs=jobs, overwrite=overwrite
+            )
+    result = plain(done)
+    if runner is not None:
+        result["model_runner"] = {"name": runner_tag, "digest": str(runner.digest)}
+    session.result(result, lambda: show_push(done, place, runner_tag, runner))
 
 
-def show_push(result: TransferResult, destination: Location) -> str:
-    """Return what a push sent, under the full name it has now."""
-    match destination:
-        case LayoutLocation(path=path, name=""):
-            destination = LayoutLocation(path, result.name)
+def show_push(result: TransferResult, place: Location, runner_tag: str, runner: Descriptor | None) -> str:
+    """Return what a push sent, and under which names."""
+    text = show_transfer(result, place)
+    return text if runner is None else f"{text}\n  {runner_tag}: image for the model runner, digest {runner.digest}"
+
+
+def show_digests(results: Sequence[TransferResult]) -> str:
+    """Return the digests alone, a line each, for `mr-bundle index`."""
+    for result in results:
+        click.echo(f"{result.target or result.media_type}: {show_counts(result)}", err=True)
+    return "\n".join(str(result.digest) for result in results)
+
+
+def _check_nameless(place: Location, *, also: str | None, overwrite: bool) -> None:
+    """Refuse what makes no sense without a name."""
+    match place:
+        case RegistryLocation(reference):
+            named = reference.digest is not None or reference.tag != "latest"
+        case LayoutLocation(name=name) | ArchiveLocation(name=name):
+            named = bool(name)
         case _:
-            pass
-    sent = f"{result.blobs_pushed} blobs sent ({show_bytes(result.bytes_pushed)})"
-    kept = f"{result.blobs_skipped} were there already ({show_bytes(result.bytes_skipped)})"
-    return f"{destination}\n  digest {result.digest}\n  {sent}, {kept}"
+            assert_never(place)
+    if named:
+        raise UsageError(
+            f"Cannot push to `{place}` by digest: it has a name", hint="leave the tag away; `mr-bundle index` gives it"
+        )
+    if also or overwrite:
+        option = "--also" if also else "--overwrite"
+        raise UsageError(f"Cannot push by digest with `{option}`: that is about names")
+
+
+def _runner_tag(source: Source, name: str, destination_name: str) -> str:
+    """Return the tag of the model runner's image; raise before anything was sent when it cannot be used."""
+    from mr_bundler.model_runner import model_runner_tag  # noqa: PLC0415 - needed for this option only
+    from mr_bundler.published import read_published  # noqa: PLC0415
+
+    top = source.resolve(name)
+    document = parse_document(source.read_document(top), top.media_type)
+    one = document.manifests[0] if isinstance(document, Index) and document.manifests else top
+    tag = model_runner_tag(read_published(source, str(one.digest), place=source.describe()).config)
+    if destination_name in {"", tag}:
+        raise UsageError(
+            f"Cannot push under `{tag}` with `--also`: the image for the model runner has that tag",
+            hint="choose another tag for the bundle, such as its version",
+        )
+    return tag
+
+
+def _write_runner(
+    session: Session,
+    source: Source,
+    name: str,
+    store: Store,
+    tag: str,
+    *,
+    targets: Sequence[str] | None,
+    jobs: int,
+    overwrite: bool,
+) -> Descriptor:
+    from mr_bundler.model_runner import write_model_runner  # noqa: PLC0415 - needed for this option only
+
+    with tempfile.TemporaryDirectory(prefix="mr-bundle-") as scratch:
+        return write_model_runner(
+            source,
+            name,
+            store,
+            tag,
+            scratch=Path(scratch),
+            targets=targets,
+            jobs=jobs,
+            report=session.report,
+            cancel=session.cancel,
+            overwrite=overwrite,
+        )

@@ -151,7 +151,7 @@ class RichConsole:
         match outcome:
             case Outcome.FAILED | Outcome.CANCELLED:
                 return "[red]✗[/]"
-            case Outcome.SKIPPED:
+            case Outcome.SKIPPED | Outcome.MOUNTED:
                 return "[dim]-[/]"
             case Outcome.DONE | Outcome.RESUMED:
                 return "[green]✓[/]"
