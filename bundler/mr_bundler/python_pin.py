@@ -46,6 +46,11 @@ class PythonPin:
     sha256: str
 
 
+def newest_build() -> tuple[str, str]:
+    """Return version and build of the newest interpreter that is known by digest."""
+    return max(_KNOWN, key=lambda pair: (pair[1], [int(part) for part in pair[0].split(".")]))
+
+
 def archive_name(version: str, build: str, platform: Platform) -> str:
     """Return the file name python-build-standalone gives the archive; raise `InvalidInputError` without one."""
     triple = _TRIPLES.get(platform)

@@ -8,36 +8,28 @@ from __future__ import annotations
 import functools
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+from mr_bundler.audit.finding import Allowance
 from mr_bundler.python_pin import pin_for
-from mr_bundler.recipe_decode import (
-    decode_api,
-    decode_patterns,
-    decode_requirements,
-    decode_spec,
-    merge_requirements,
-    parse_license,
-    parse_time,
-    parse_toml,
-)
-from mr_core.bundle_config import NAME_PATTERN, HostRequirements
+from mr_bundler.recipe_decode import decode_api, decode_patterns, decode_spec, parse_license, parse_toml
+from mr_bundler.recipe_sources import DISTRIBUTION
+from mr_bundler.recipe_steps import PrebuildStep, decode_audit, decode_prebuild
+from mr_bundler.recipe_targets import NO_TARGET, RecipeTarget, decode_lock_inputs
+from mr_core.bundle_config import NAME_PATTERN
 from mr_core.decode import Decoder
 from mr_core.errors import BundleError, HostError, InvalidInputError, NotFoundError, UnsupportedError
-from mr_core.platform import Platform, Target
+from mr_core.platform import Target
 from mr_shim.spec import LaunchSpec, ProbeSpec
 
 FORMAT = 1
 RECIPE_FILE = "recipe.toml"
+MOST_BYTES = 1 << 20
 SITE_PACKAGES = "lib/python3.12/site-packages"
 _HINT = "the fields of a recipe are explained in recipes/README.md"
-_NO_TARGET = Target(Platform("", ""), "")
-_GLIBC = r"2\.(1[7-9]|[2-9][0-9])"
-_MACOS = r"1[1-9](\.[0-9]+)?|[2-9][0-9](\.[0-9]+)?"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,15 +38,6 @@ class PythonChoice:
 
     version: str
     build: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RecipeTarget:
-    """One target, the least host it needs, and its requirements: those of all targets and its own, sorted."""
-
-    target: Target
-    requires: HostRequirements
-    requirements: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -110,6 +93,9 @@ class Recipe:
         targets: At least one, no target twice, in the recipe's order.
         api: Paths by endpoint (``health``, ``chat_completions``, …).
         directory: Where the recipe and its locks lie.
+        raw: The recipe as it was read.
+        prebuild: Native steps, in the order they run.
+        audit: Findings the author accepts, in the recipe's order.
     """
 
     backend: str
@@ -125,6 +111,9 @@ class Recipe:
     launch: LaunchSpec
     api: dict[str, str]
     directory: Path
+    raw: bytes = field(repr=False)
+    prebuild: tuple[PrebuildStep, ...] = ()
+    audit: tuple[Allowance, ...] = ()
 
     def target(self, wanted: Target) -> RecipeTarget:
         """Return what the recipe says about ``wanted``; raise `NotFoundError` naming the targets it has."""
@@ -153,7 +142,8 @@ def load_recipe(directory: Path) -> Recipe:
     """
     path = directory if directory.suffix == ".toml" else directory / RECIPE_FILE
     try:
-        data = path.read_bytes()
+        with path.open("rb") as stream:
+            data = stream.read(MOST_BYTES + 1)
     except (FileNotFoundError, NotADirectoryError) as error:
         raise NotFoundError(
             f"Cannot read recipe `{path}`: there is no such file", hint="name a directory that holds a recipe.toml"
@@ -162,11 +152,12 @@ def load_recipe(directory: Path) -> Recipe:
         raise HostError(f"Cannot read recipe `{path}`: {error.strerror}") from error
     except ValueError as error:  # a NUL
         raise InvalidInputError(f"Cannot read recipe {str(path)!r}: that is not a path", hint=_HINT) from error
-    what = f"recipe `{path}`"
-    return _decode(Decoder(parse_toml(data, what, hint=_HINT), what), path.parent)
+    return parse_recipe(data, path.parent, f"recipe `{path}`")
 
 
-def _decode(read: Decoder, directory: Path) -> Recipe:
+def parse_recipe(data: bytes, directory: Path, what: str = "recipe") -> Recipe:
+    """Parse the bytes of a recipe whose locks lie in ``directory``; raise as `load_recipe` does, naming ``what``."""
+    read = Decoder(parse_toml(data, what, hint=_HINT, most=MOST_BYTES), what)
     version = read.integer("format", least=1)
     if version > FORMAT:
         raise UnsupportedError(
@@ -175,13 +166,13 @@ def _decode(read: Decoder, directory: Path) -> Recipe:
         )
     backend = read.table("backend", required=True)
     python = read.table("python", required=True)
-    lock = read.table("lock", required=True)
     slim = read.table("slim")
     choice = PythonChoice(
         version=python.text("version", pattern=r"3\.12\.[0-9]+"), build=python.text("build", pattern=r"[0-9]{8}")
     )
-    version_from = canonicalize_name(backend.text("version-from", pattern=r"[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?"))
-    targets = _decode_targets(read, decode_requirements(read, lock, "requirements", "lock.requirements"), version_from)
+    version_from = canonicalize_name(backend.text("version-from", pattern=DISTRIBUTION))
+    exclude_newer, targets = decode_lock_inputs(read, version_from)
+    known = [target.target for target in targets]
     recipe = Recipe(
         backend=backend.text("name", pattern=NAME_PATTERN),
         summary=backend.text("summary", pattern=r"[^\n]+"),
@@ -189,7 +180,7 @@ def _decode(read: Decoder, directory: Path) -> Recipe:
         license=backend.parsed("license", parse_license, ""),
         version_from=version_from,
         python=choice,
-        exclude_newer=lock.parsed("exclude-newer", parse_time, ""),
+        exclude_newer=exclude_newer,
         targets=targets,
         slim=SlimRules(
             remove=decode_patterns(read, slim, "remove", "slim.remove"),
@@ -199,63 +190,25 @@ def _decode(read: Decoder, directory: Path) -> Recipe:
         launch=decode_spec(read, "launch", LaunchSpec()),
         api=decode_api(read),
         directory=directory,
+        raw=data,
+        prebuild=decode_prebuild(read, known),
+        audit=decode_audit(read, known),
     )
     health = recipe.api.get("health")
     if health is not None and health != recipe.launch.health_path:
         read.problem(f"api.health: `{health}` differs from launch.health-path `{recipe.launch.health_path}`")
     _check_python(python, choice, targets)
-    for table in (read, backend, python, lock, slim):
+    for table in (read, backend, python, slim):
         table.refuse_unknown()
     read.finish(hint=_HINT)
     return recipe
-
-
-def _decode_targets(root: Decoder, common: list[str], version_from: str) -> tuple[RecipeTarget, ...]:
-    tables = root.tables("targets", required=True)
-    if not tables and isinstance(root.value.get("targets"), list):
-        root.problem("targets: at least one target is needed")
-    found: dict[Target, RecipeTarget] = {}
-    for index, read in enumerate(tables):
-        path = f"targets[{index}]"
-        target = read.parsed("target", Target.parse, _NO_TARGET)
-        own = decode_requirements(root, read, "requirements", f"{path}.requirements")
-        requirements = merge_requirements(root, common, own, f"{path}.requirements")
-        if version_from and all(Requirement(text).name != version_from for text in requirements):
-            read.problem(f"`{version_from}`, which gives the version, is not among its requirements", "requirements")
-        if target in found:
-            read.problem(f"`{target}` is listed twice", "target")
-        requires = _decode_requires(read, target)
-        read.refuse_unknown()
-        found[target] = RecipeTarget(target=target, requires=requires, requirements=requirements)
-    return tuple(found.values())
-
-
-def _decode_requires(read: Decoder, target: Target) -> HostRequirements:
-    cuda_driver = read.text("cuda-driver", "", pattern=r"|[0-9]+(\.[0-9]+){0,3}")
-    if cuda_driver and not target.accelerator.startswith("cuda"):
-        read.problem(f"has no meaning for `{target}`", "cuda-driver")
-    return HostRequirements(
-        glibc=_floor(read, "glibc", _GLIBC, target, "linux"),
-        macos=_floor(read, "macos", _MACOS, target, "darwin"),
-        cuda_driver=cuda_driver,
-        cpu_features=read.texts("cpu-features", pattern=r"[A-Za-z0-9._]+"),
-    )
-
-
-def _floor(read: Decoder, key: str, pattern: str, target: Target, system: str) -> str:
-    """Return the least version of the C library or system: required where it means something, refused elsewhere."""
-    if target.platform.os == system:
-        return read.text(key, pattern=pattern)
-    if read.text(key, "") and target != _NO_TARGET:
-        read.problem(f"has no meaning for `{target}`", key)
-    return ""
 
 
 def _check_python(read: Decoder, choice: PythonChoice, targets: Sequence[RecipeTarget]) -> None:
     """Record a problem for each target that no pinned interpreter of this version and build exists for."""
     problems = set()
     for target in targets:
-        if choice.version and choice.build and target.target != _NO_TARGET:
+        if choice.version and choice.build and target.target != NO_TARGET:
             try:
                 pin_for(choice.version, choice.build, target.target.platform)
             except BundleError as error:

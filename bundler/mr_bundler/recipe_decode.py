@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import codecs
 import re
 import tomllib
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any, TypeVar
 
@@ -11,6 +13,7 @@ from packaging.licenses import InvalidLicenseExpression, canonicalize_license_ex
 from packaging.requirements import InvalidRequirement, Requirement
 from packaging.utils import canonicalize_name
 
+from mr_bundler.recipe_versions import Versions
 from mr_core.decode import Decoder
 from mr_core.errors import InvalidInputError
 from mr_shim.spec import LaunchSpec, ProbeSpec, SpecError
@@ -32,8 +35,14 @@ _OPTION_TABLES = ("options", "unsupported")
 Spec = TypeVar("Spec", LaunchSpec, ProbeSpec)
 
 
-def parse_toml(data: bytes, what: str, *, hint: str) -> dict[str, Any]:
+def parse_toml(data: bytes, what: str, *, hint: str, most: int) -> dict[str, Any]:
     """Return the document in ``data``; raise `InvalidInputError` with the line when it is not UTF-8 or not TOML."""
+    if len(data) > most:
+        raise InvalidInputError(f"Cannot read {what}: it is larger than {most} bytes", hint=hint)
+    if data.startswith(codecs.BOM_UTF8):
+        raise InvalidInputError(
+            f"Cannot read {what}: it begins with a byte order mark (at line 1)", hint="save it as UTF-8 without a mark"
+        )
     try:
         return tomllib.loads(data.decode())
     except UnicodeDecodeError as error:
@@ -69,24 +78,41 @@ def parse_license(value: Any, _where: str) -> str:
         raise InvalidInputError(f"`{value}` is not an SPDX licence expression: {error}") from error
 
 
-def decode_requirements(root: Decoder, read: Decoder, key: str, path: str, *, required: bool = False) -> list[str]:
-    """Return the list of requirements at ``key``, each in canonical text; problems are recorded with ``path``."""
+def parse_requirement(root: Decoder, text: str, path: str) -> Requirement | None:
+    """Return the requirement, or None after recording a problem at ``path``; one with an address is a problem."""
+    try:
+        requirement = Requirement(text)
+    except InvalidRequirement as error:
+        reason = str(error).partition("\n")[0]
+        root.problem(f"{path}: `{text[:300]}` is not a requirement: {reason}")
+        return None
+    except RecursionError:
+        root.problem(f"{path}: it is nested too deeply")
+        return None
+    if requirement.url:
+        root.problem(f"{path}: `{requirement.name}` has an address; give it in [[lock.wheels]] or [[lock.git]]")
+        return None
+    return requirement
+
+
+def decode_requirements(root: Decoder, read: Decoder, key: str, path: str, versions: Versions) -> list[str]:
+    """Return the list of requirements at ``key``, each in canonical text; problems are recorded with ``path``.
+
+    Constraints take no extras; only overrides take a marker, for one that is never true removes a distribution.
+    """
     found = []
-    for index, text in enumerate(read.texts(key, required=required)):
-        try:
-            requirement = Requirement(text)
-        except InvalidRequirement as error:
-            reason = str(error).partition("\n")[0]
-            root.problem(f"{path}[{index}]: `{text}` is not a requirement: {reason}")
+    for index, text in enumerate(read.texts(key)):
+        place = f"{path}[{index}]"
+        requirement = parse_requirement(root, versions.expand(text, place), place)
+        if requirement is None:
             continue
-        if requirement.url:
-            root.problem(
-                f"{path}[{index}]: `{requirement.name}` has an address; only what an index serves can be locked"
-            )
-        elif requirement.marker:
-            root.problem(
-                f"{path}[{index}]: `{requirement.name}` has a marker; list it under the targets that need it instead"
-            )
+        name = requirement.name
+        if requirement.marker and key != "overrides":
+            root.problem(f"{place}: `{name}` has a marker; list it under the targets that need it instead")
+        elif requirement.extras and key == "constraints":
+            root.problem(f"{place}: `{name}` has an extra; a constraint limits versions only")
+        elif not requirement.specifier and key == "constraints":
+            root.problem(f"{place}: `{name}` says no version; a constraint limits versions")
         else:
             found.append(_canonical(requirement))
     return found
@@ -94,10 +120,11 @@ def decode_requirements(root: Decoder, read: Decoder, key: str, path: str, *, re
 
 def _canonical(requirement: Requirement) -> str:
     extras = ",".join(sorted(canonicalize_name(extra) for extra in requirement.extras))
-    return f"{canonicalize_name(requirement.name)}{f'[{extras}]' if extras else ''}{requirement.specifier}"
+    marker = f"; {requirement.marker}" if requirement.marker else ""
+    return f"{canonicalize_name(requirement.name)}{f'[{extras}]' if extras else ''}{requirement.specifier}{marker}"
 
 
-def merge_requirements(root: Decoder, common: list[str], own: list[str], path: str) -> tuple[str, ...]:
+def merge_requirements(root: Decoder, common: Sequence[str], own: Sequence[str], path: str) -> tuple[str, ...]:
     """Join what all targets need with what one needs, sorted; a version typed twice is a problem.
 
     The same distribution may stand twice, as ``mlx==0.32.4`` and ``mlx[cpu]``, when only one says a version.
@@ -106,16 +133,16 @@ def merge_requirements(root: Decoder, common: list[str], own: list[str], path: s
     pinned: dict[str, str] = {}
     for text in merged:
         requirement = Requirement(text)
-        if requirement.specifier:
+        if requirement.specifier or requirement.marker:
             other = pinned.setdefault(requirement.name, text)
             if other != text:
                 root.problem(f"{path}: `{other}` and `{text}` both say a version; say it once")
     return tuple(merged)
 
 
-def decode_patterns(root: Decoder, read: Decoder, key: str, path: str) -> tuple[str, ...]:
-    """Return slim patterns; see `mr_bundler.recipe.SlimRules` for what they mean."""
-    patterns = read.texts(key)
+def decode_patterns(root: Decoder, read: Decoder, key: str, path: str, *, required: bool = False) -> tuple[str, ...]:
+    """Return patterns of paths; see `mr_bundler.recipe.SlimRules` for what they mean."""
+    patterns = read.texts(key, required=required)
     for index, pattern in enumerate(patterns):
         parts = pattern.removeprefix("/").split("/")
         if any(part in {"", ".", ".."} for part in parts) or "\\" in pattern:

@@ -1,81 +1,33 @@
-"""The only module that runs uv: resolve requirements for a target, and install locked wheels into a prefix."""
+"""What uv does here: resolve requirements for a target, and install locked wheels into a prefix."""
 
 from __future__ import annotations
 
-import functools
-import os
 import re
-import shutil
-import subprocess
 import sys
-import tempfile
-import threading
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Collection, Mapping, Sequence
 from importlib.metadata import PathDistribution
 from pathlib import Path
+from typing import Any
 
+import tomli_w
+from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from packaging.version import Version
 
-from mr_bundler.lock import Lock, export_requirements
+from mr_bundler.lock import Lock, LockedWheel, refuse_pending
+from mr_bundler.lock_export import requirement_line
 from mr_bundler.recipe import SITE_PACKAGES
-from mr_bundler.wheel_tags import version_pair
+from mr_bundler.recipe_sources import StaticMetadata
+from mr_bundler.uv_index import find_index, without_indexes
+from mr_bundler.uv_process import platform_arguments, run_uv, translated, workspace
 from mr_core.bundle_config import HostRequirements
-from mr_core.errors import (
-    AccessDeniedError,
-    BuildError,
-    BundleError,
-    HostError,
-    IntegrityError,
-    InvalidInputError,
-    UnavailableError,
-)
-from mr_core.events import Cancel, Level, Notice, Output, Phase, Reporter, discard
+from mr_core.errors import BuildError, InternalError
+from mr_core.events import Cancel, Level, Notice, Phase, Reporter, discard
 from mr_core.platform import Target
 
-OLDEST_UV = (0, 11, 15)
-"""Older ones unpack some hostile wheels wrongly."""
-_INSTALL_UV = 'run `pip install "mr-backends[build]"`'
-_KEPT = re.compile(
-    r"UV_(DEFAULT_INDEX|INDEX(_.+)?|EXTRA_INDEX_URL|FIND_LINKS|NO_INDEX|KEYRING_PROVIDER|INSECURE_HOST|CACHE_DIR"
-    r"|CONFIG_FILE|NO_CONFIG|OFFLINE|HTTP_.+|REQUEST_TIMEOUT|SYSTEM_CERTS|NATIVE_TLS|CERT|CREDENTIALS_DIR|CONCURRENT_.+)"
-)
-"""uv's variables that say where files come from; those that change what comes out are dropped."""
-_DROPPED = ("PYTHON", "VIRTUAL_ENV", "CONDA_", "MACOSX_DEPLOYMENT_TARGET")
-_GLIBC_PLATFORMS = (17, 28, *range(31, 41))
-"""The minors of glibc 2 that ``--python-platform`` knows (uv 0.13.8)."""
-_MACHINES = {"amd64": "x86_64", "arm64": "aarch64"}
-
-_NETWORK = re.compile(
-    r"Failed to fetch|Failed to download|error sending request|dns error|timed out|[Cc]onnection (refused|reset)"
-    r"|network was disabled|HTTP status (server error|client error \(429)|error decoding response body"
-)
-_ACCESS = re.compile(r"401 Unauthorized|403 Forbidden|407 Proxy Authentication")
-_MISMATCH = re.compile(r"Hash mismatch for `([^`]+)`")
-_DISK = re.compile(r"\(os error (13|28|30|122)\)")
-
-
-@functools.cache
-def find_uv() -> Path:
-    """Return uv's executable: of the ``uv`` distribution beside this one, else of ``PATH``; raise `HostError`."""
-    try:
-        from uv import find_uv_bin  # noqa: PLC0415 - the build extra may be missing, and that has its own message
-
-        found: str | None = find_uv_bin()
-    except (ImportError, FileNotFoundError):
-        found = shutil.which("uv")
-    if found is None:
-        raise HostError("Cannot find uv: it is not installed", hint=_INSTALL_UV)
-    try:
-        text = subprocess.run([found, "--version"], capture_output=True, text=True, check=True, timeout=30).stdout
-    except (OSError, subprocess.SubprocessError) as error:
-        raise HostError(f"Cannot run uv `{found}`: {error}", hint=_INSTALL_UV) from error
-    match = re.search(r"(\d+)\.(\d+)\.(\d+)", text)
-    if match is None or tuple(map(int, match.groups())) < OLDEST_UV:
-        oldest = ".".join(map(str, OLDEST_UV))
-        raise HostError(f"Cannot use uv `{found}`: {text.strip()} is older than {oldest}", hint=_INSTALL_UV)
-    return Path(found)
+_PROJECT = "mr-bundle-lock"
+_ANNOTATED = re.compile(r"([A-Za-z0-9._-]+)==\S+\s+# via (.+)")
+_NOTHING: Mapping[str, Any] = {}
 
 
 def compile_pylock(
@@ -85,31 +37,117 @@ def compile_pylock(
     requires: HostRequirements,
     python_version: str,
     exclude_newer: str,
+    constraints: Sequence[str] = (),
+    overrides: Sequence[str] = (),
+    index: Mapping[str, str] = _NOTHING,
+    metadata: Sequence[StaticMetadata] = (),
+    dependencies: bool = True,
     report: Reporter = discard,
     cancel: Cancel | None = None,
 ) -> bytes:
     """Resolve ``requirements`` for a target, wheels only, and return the PEP 751 document uv writes.
 
+    Args:
+        requirements: What is wanted; ``name @ address#sha256=…`` for a wheel by address.
+        target: Which machines it is for.
+        requires: The least of them.
+        python_version: Whole version of CPython.
+        exclude_newer: Files uploaded later do not exist.
+        constraints: Limits for what is needed anyway.
+        overrides: Replacements for what dependencies ask for.
+        index: Names of indexes by distribution: what is pinned to an index comes from there, and nothing else does.
+        metadata: What distributions require that nobody needs to fetch for that.
+        dependencies: Whether dependencies are resolved as well.
+        report: Gets uv's lines.
+        cancel: Stops uv.
+
     Raises:
-        InvalidInputError: no solution, with uv's explanation.
+        InvalidInputError: no solution, with uv's explanation; or a pinned index is not configured.
         UnavailableError: an index did not answer.
         AccessDeniedError: an index wants other credentials.
         HostError: uv is missing or cannot write.
     """
-    with _workspace() as directory:
-        source, result = directory / "requirements.in", directory / "pylock.toml"
-        source.write_text("".join(f"{line}\n" for line in requirements))
-        arguments = [
-            *("pip", "compile", str(source), "--format", "pylock.toml", "--output-file", str(result)),
+    with workspace() as directory:
+        for name, lines in (("constraints.txt", constraints), ("overrides.txt", overrides)):
+            (directory / name).write_text("".join(f"{line}\n" for line in lines))
+        common = [
+            *("pip", "compile", str(directory / "pyproject.toml")),
+            *("--constraints", str(directory / "constraints.txt"), "--overrides", str(directory / "overrides.txt")),
             *("--python", sys.executable, "--python-version", python_version),
-            *("--exclude-newer", exclude_newer, "--only-binary", ":all:", "--no-header", "--no-sources"),
+            *("--exclude-newer", exclude_newer, "--only-binary", ":all:", "--no-header"),
             *("--resolution", "highest", "--prerelease", "if-necessary-or-explicit"),
-            *_platform_arguments(target, requires),
+            *([] if dependencies else ["--no-deps"]),
+            *platform_arguments(target, requires),
         ]
-        status, output = _run(arguments, directory, requires, report, cancel)
-        if status:
-            raise _translated(output, f"Cannot lock `{target}`", "change `requirements` or `exclude-newer`")
-        return result.read_bytes()
+        verb = f"Cannot lock `{target}`"
+
+        def run(pins: Mapping[str, str], result: Path, *arguments: str) -> bytes:
+            _write_project(directory, [*requirements, *_unnamed(pins, requirements)], pins, metadata)
+            result.unlink(missing_ok=True)  # uv would prefer the versions in it
+            status, output = run_uv(
+                [*common, *arguments, "--output-file", str(result)],
+                directory,
+                requires=requires,
+                changes=without_indexes(set(index.values())),
+                report=report,
+                cancel=cancel,
+            )
+            if status:
+                raise translated(output, verb, "change `requirements` or `exclude-newer`")
+            return result.read_bytes()
+
+        pins = dict(index)
+        while unnamed := _unnamed(pins, requirements):  # uv takes a pin for direct requirements only
+            annotated = run(pins, directory / "all.txt", "--annotation-style", "line").decode()
+            needless = set(unnamed) - _needed(annotated)
+            if not needless:
+                break
+            pins = {name: pin for name, pin in pins.items() if name not in needless}
+        return run(pins, directory / "pylock.toml", "--format", "pylock.toml")
+
+
+def _unnamed(pins: Mapping[str, str], requirements: Sequence[str]) -> list[str]:
+    """Return the pinned distributions that are not required directly."""
+    named = {canonicalize_name(Requirement(text).name) for text in requirements}
+    return [name for name in pins if name not in named]
+
+
+def _needed(annotated: str) -> set[str]:
+    """Return the distributions that another one requires, by the annotations of a compiled requirements file."""
+    found: set[str] = set()
+    for match in map(_ANNOTATED.match, annotated.splitlines()):
+        if match and any(not via.startswith((_PROJECT, "-")) for via in match[2].split(", ")):
+            found.add(canonicalize_name(match[1]))
+    return found
+
+
+def _write_project(
+    directory: Path,
+    requirements: Sequence[str],
+    pins: Mapping[str, str],
+    metadata: Sequence[StaticMetadata] = (),
+) -> None:
+    """Write uv's project for one run."""
+    document = {
+        "project": {
+            "name": _PROJECT,
+            "version": "0",
+            "requires-python": ">=3.12",
+            "dependencies": list(requirements),
+        },
+        "tool": {
+            "uv": {
+                "sources": {name: {"index": pin} for name, pin in pins.items()},
+                "index": [find_index(name) for name in sorted(set(pins.values()))],
+                "dependency-metadata": [
+                    {"name": item.name, "version": item.version, "requires-dist": list(item.requires_dist)}
+                    for item in metadata
+                ],
+            }
+        },
+    }
+    (directory / "uv.toml").unlink(missing_ok=True)  # it would hide `[tool.uv]`, which ends uv's search as well
+    (directory / "pyproject.toml").write_text(tomli_w.dumps(document))
 
 
 def install_wheels(
@@ -118,6 +156,8 @@ def install_wheels(
     prefix: Path,
     python: Path,
     requires: HostRequirements | None = None,
+    only: Collection[str] | None = None,
+    local: Mapping[str, Path] = _NOTHING,
     report: Reporter = discard,
     cancel: Cancel | None = None,
 ) -> None:
@@ -126,157 +166,87 @@ def install_wheels(
     Files are copied, so that no later edit reaches uv's cache. Bytecode is not compiled; console scripts in
     ``prefix/bin`` still name ``python``, which must be a CPython 3.12 that runs here (any target can be installed).
 
+    Args:
+        lock: What to install.
+        prefix: Root of the tree.
+        python: Interpreter that uv asks; nothing is installed into it.
+        requires: The least host, when it is not that of the lock.
+        only: Names of the lock to install, instead of all; what else is there is left alone.
+        local: Files by name, for what no index serves (`mr_bundler.wheels.provide_wheels`).
+        report: Gets uv's lines.
+        cancel: Stops uv.
+
     Raises:
         IntegrityError: a file differs from its sha256 in the lock.
-        InvalidInputError: no index serves a locked version any more.
+        InvalidInputError: no index serves a locked version any more, or a sha256 is still pending.
         UnavailableError: the cache does not hold everything, and an index did not answer.
         BuildError: what lies in site-packages afterwards is not what the lock says.
     """
     requires = lock.requires if requires is None else requires
+    wheels = [wheel for wheel in lock.packages if only is None or wheel.name in only]
+    refuse_pending(lock, wheels)
     marker = prefix / ".lock"
     known = marker.exists()
-    with Phase(report, "wheels", str(lock.target)) as phase, _workspace() as directory:
-        source = directory / "requirements.txt"
-        source.write_text(export_requirements(lock))
+    with Phase(report, "wheels", str(lock.target)) as phase, workspace() as directory:
+        changes = _write_wheels(directory, wheels, local)
         arguments = [
-            *("pip", "install", "--requirements", str(source), "--prefix", str(prefix), "--python", str(python)),
+            *("pip", "install", "--requirements", str(directory / "requirements.txt")),
+            *("--requirements", str(directory / "pyproject.toml"), "--constraints", str(directory / "hashes.txt")),
+            *("--prefix", str(prefix), "--python", str(python)),
             *("--python-version", lock.python.version, "--no-deps", "--require-hashes", "--only-binary", ":all:"),
-            *("--link-mode", "copy", "--no-compile-bytecode", "--no-sources"),
-            *_platform_arguments(lock.target, requires),
+            *("--link-mode", "copy", "--no-compile-bytecode"),
+            *platform_arguments(lock.target, requires),
         ]
-        status, output = _run([*arguments, "--offline"], directory, requires, discard, cancel)
-        phase.detail = {"wheels": len(lock.packages), "network": bool(status)}
+        status, output = run_uv(
+            [*arguments, "--offline"], directory, requires=requires, changes=changes, report=discard, cancel=cancel
+        )
+        phase.detail = {"wheels": len(wheels), "network": bool(status)}
         if status:
             report(Notice(code="uv-cache-miss", message="uv's cache does not hold every wheel", level=Level.DETAIL))
-            status, output = _run(arguments, directory, requires, report, cancel)
+            status, output = run_uv(
+                arguments, directory, requires=requires, changes=changes, report=report, cancel=cancel
+            )
         if status:
-            raise _translated(
+            raise translated(
                 output,
                 f"Cannot install the wheels of `{lock.backend}` for `{lock.target}`",
                 "use an index that serves these files, or run `mr-bundle lock`",
             )
         if not known:
             marker.unlink(missing_ok=True)
-        _verify(lock, prefix)
+        _verify(wheels, prefix, whole=only is None)
 
 
-def _verify(lock: Lock, prefix: Path) -> None:
-    expected = {(canonicalize_name(item.name), Version(item.version)) for item in lock.packages}
+def _write_wheels(directory: Path, wheels: Sequence[LockedWheel], local: Mapping[str, Path]) -> dict[str, str]:
+    """Write what to install: pinned distributions into a project, for only there uv reads pins; all else as a list."""
+    lines, pins = [], {wheel.name: wheel.index for wheel in wheels if wheel.index}
+    for wheel in wheels:
+        place = local.get(wheel.name)
+        if place is None and wheel.vcs is not None:
+            raise InternalError(f"Cannot install `{wheel.name}`: it is built from a git commit, and no file was given")
+        address = "" if place is None else place.absolute().as_uri()
+        if not wheel.index:
+            lines.append(requirement_line(wheel, address))
+    (directory / "requirements.txt").write_text("".join(lines))
+    pinned = [wheel for wheel in wheels if wheel.index]
+    (directory / "hashes.txt").write_text("".join(map(requirement_line, pinned)))
+    _write_project(directory, [f"{wheel.name}=={wheel.version}" for wheel in pinned], pins)
+    return without_indexes(set(pins.values()))
+
+
+def _verify(wheels: Sequence[LockedWheel], prefix: Path, *, whole: bool) -> None:
+    expected = {(canonicalize_name(item.name), Version(item.version)) for item in wheels}
     found = set()
     for path in (prefix / SITE_PACKAGES).glob("*.dist-info"):
         distribution = PathDistribution(path)
         found.add((canonicalize_name(distribution.name), Version(distribution.version)))
+    surplus = found - expected
+    if not whole:
+        names = {name for name, _ in expected}
+        surplus = {(name, version) for name, version in surplus if name in names}
     reasons = [
         *(f"`{name}` {version} is missing" for name, version in sorted(expected - found)),
-        *(f"`{name}` {version} is not in the lock" for name, version in sorted(found - expected)),
+        *(f"`{name}` {version} is not in the lock" for name, version in sorted(surplus)),
     ]
     if reasons:
         raise BuildError(f"Cannot use the wheels installed in `{prefix}`: {'; '.join(reasons)}", reasons=reasons)
-
-
-def _platform_arguments(target: Target, requires: HostRequirements) -> tuple[str, str]:
-    machine = _MACHINES[target.platform.architecture]
-    if target.platform.os == "darwin":
-        return "--python-platform", f"{machine}-apple-darwin"
-    minor = version_pair(requires.glibc)[1]
-    known = max((step for step in _GLIBC_PLATFORMS if step <= minor), default=_GLIBC_PLATFORMS[0])
-    return "--python-platform", f"{machine}-manylinux_2_{known}"
-
-
-def _environment(requires: HostRequirements) -> dict[str, str]:
-    """Return the caller's environment without what would change results; indexes, proxies and certificates stay."""
-    kept = {
-        name: value
-        for name, value in os.environ.items()
-        if not name.startswith(_DROPPED) and (not name.startswith("UV_") or _KEPT.fullmatch(name))
-    }
-    if requires.macos:  # without it uv means macOS 13 and silently picks old wheels
-        kept["MACOSX_DEPLOYMENT_TARGET"] = requires.macos
-    return kept
-
-
-@contextmanager
-def _workspace() -> Iterator[Path]:
-    """Yield a directory that stands for uv's project.
-
-    uv reads ``[tool.uv]`` of the current directory's project and its parents; the empty ``uv.toml`` ends that search,
-    while the user's own configuration still applies.
-    """
-    try:
-        with tempfile.TemporaryDirectory(prefix="mr-uv-", ignore_cleanup_errors=True) as name:
-            directory = Path(name)
-            (directory / "uv.toml").touch()
-            yield directory
-    except OSError as error:
-        raise HostError(f"Cannot write temporary files for uv: {error}") from error
-
-
-def _run(
-    arguments: Sequence[str], directory: Path, requires: HostRequirements, report: Reporter, cancel: Cancel | None
-) -> tuple[int, str]:
-    """Run uv to its end and return its exit status and everything it wrote; stop it when asked to."""
-    command = [str(find_uv()), *arguments, "--project", str(directory)]
-    command += ["--no-python-downloads", "--no-progress", "--color", "never"]
-    lines: list[str] = []
-    try:
-        process = subprocess.Popen(
-            command,
-            env=_environment(requires),
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            errors="replace",
-        )
-    except OSError as error:
-        raise HostError(f"Cannot run uv `{command[0]}`: {error}", hint=_INSTALL_UV) from error
-    with process:
-        reader = threading.Thread(target=_read, args=(process, lines, report), daemon=True)
-        reader.start()
-        try:
-            while reader.is_alive():
-                reader.join(0.1)
-                if cancel is not None:
-                    cancel.check()
-        except BaseException:
-            process.kill()
-            raise
-        finally:
-            process.wait()
-            reader.join()
-    return process.returncode, "".join(lines)
-
-
-def _read(process: subprocess.Popen[str], lines: list[str], report: Reporter) -> None:
-    if process.stdout is not None:
-        for line in process.stdout:
-            lines.append(line)
-            report(Output(source="uv", line=line.rstrip("\n")))
-
-
-def _translated(output: str, verb: str, advice: str) -> BundleError:
-    """Return our error for a failed run of uv, with uv's own explanation."""
-    reason, hint = _explain(output)
-    if mismatch := _MISMATCH.search(output):
-        return IntegrityError(
-            f"{verb}: `{mismatch[1]}` differs from its sha256 in the lock",
-            hint="find out why before you lock again: the file on the index is not the one that was reviewed",
-            distribution=mismatch[1],
-        )
-    if _ACCESS.search(output):
-        return AccessDeniedError(f"{verb}: {reason}", hint="give uv credentials for this index")
-    if _NETWORK.search(output):
-        return UnavailableError(f"{verb}: {reason}", hint="check the network, or name an index with `UV_DEFAULT_INDEX`")
-    if _DISK.search(output):
-        return HostError(f"{verb}: {reason}")
-    if "No solution found" in output or "parse requirement" in output:
-        return InvalidInputError(f"{verb}: {reason}", hint=hint or advice)
-    return BuildError(f"{verb}: {reason}", hint=hint, output=output[-4000:])
-
-
-def _explain(output: str) -> tuple[str, str]:
-    """Return uv's explanation and its hint, each on one line."""
-    _, found, rest = output.partition("error: ")
-    text, _, hint = (rest if found else output).partition("\nhint: ")
-    reason = " ".join(text.replace("cause: ", "").split())
-    return reason.rstrip(".") or "uv failed without a word", " ".join(hint.split())

@@ -1,10 +1,18 @@
 from __future__ import annotations
 
+import json
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from mr_bundler.cli.main import main
 from mr_bundler.interpreter.host_search import find_host_python
+from mr_core.cli.session import run_command
 from mr_core.errors import NotFoundError
 from support.need import missing
 from support.recipe_files import write_wheel
@@ -41,3 +49,40 @@ def wheels_only(wheelhouse: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setenv("UV_NO_INDEX", "1")
     monkeypatch.setenv("UV_CACHE_DIR", str(tmp_path / "uv-cache"))
     return tmp_path / "uv-cache"
+
+
+@dataclass(frozen=True)
+class Ran:
+    """How a command ended."""
+
+    status: int
+    out: str
+    err: str
+
+    @property
+    def result(self) -> dict[str, Any]:
+        """The object that ``--json`` ended with."""
+        last: dict[str, Any] = json.loads(self.out.splitlines()[-1])
+        assert last["event"] == "result", last
+        return last
+
+
+@pytest.fixture
+def mr_bundle(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> Iterator[Callable[..., Ran]]:
+    """Run the command line in this process: the same as the program, without its start."""
+    kept = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    monkeypatch.setenv("MR_CACHE", str(tmp_path / "mr-cache"))
+
+    def run(*words: str | Path) -> Ran:
+        monkeypatch.setattr(sys, "argv", ["mr-bundle", *map(str, words)])
+        with pytest.raises(SystemExit) as ended:
+            run_command(main, "mr-bundle")
+        out, err = capfd.readouterr()
+        assert isinstance(ended.value.code, int)
+        return Ran(ended.value.code, out, err)
+
+    yield run
+    for number, handler in kept.items():
+        signal.signal(number, handler)

@@ -1,25 +1,29 @@
 from __future__ import annotations
 
 import tomllib
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from packaging.pylock import Pylock
 
 from mr_bundler.lock import (
     Lock,
     LockedWheel,
+    VcsPin,
     check_locks,
     current_lock,
-    export_requirements,
     inputs_digest,
     load_lock,
     lock_path,
     parse_lock,
     platform_floor,
 )
+from mr_bundler.lock_export import export_pylock, export_requirements
 from mr_bundler.python_pin import pin_for
 from mr_bundler.recipe import Recipe, load_recipe
 from mr_core.bundle_config import HostRequirements
@@ -97,7 +101,7 @@ BAD = {
     "unknown field": ('version = "2.0"', 'version = "2.0"\nx = 1', "packages[0].x: unknown field"),
     "unknown wheel field": ("size = 1234", "bytes = 1234", "packages[0].wheels[0].bytes: unknown field"),
     "unknown top field": ('backend = "tiny"', 'backend = "tiny"\nx = 1', "x: unknown field"),
-    "address": ("size = 1234", 'url = "ftp://x"', "packages[0].wheels[0].url: `ftp://x` does not match"),
+    "address": ("size = 1234", 'url = "ftp://x"', "packages[0].wheels[0].url: the address must begin with"),
     "target": ('"linux/amd64+cpu"', '"linux"', "target: Cannot read target"),
     "no floor": ('glibc = "2.35"\n', "", "glibc: required string is missing"),
     "wrong floor": ('glibc = "2.35"', 'glibc = "2.35"\nmacos = "14.0"', "macos: unknown field"),
@@ -170,18 +174,30 @@ TIMES = st.sampled_from(["", "1999-12-31T23:59:59Z", "2026-11-18T11:06:54Z"])
 VERSIONS = st.sampled_from(["0", "1.2.3", "2026.11.15", "1!2.0", "1.0rc1", "1.0.post3", "2.9.0+cpu", "0.3.0.dev2026"])
 TAGS = st.sampled_from(["py3-none-any", "cp312-cp312-manylinux_2_35_x86_64", "cp38-abi3-manylinux2014_x86_64"])
 
+SOURCES: list[dict[str, Any]] = [
+    {},
+    {"index": "private"},
+    {"url": "https://example.org/a%2Bb.whl"},
+    {"url": "file:///a/b'c.whl"},
+    {"vcs": VcsPin(url="https://example.org/x.git", commit="0f" * 20)},
+    {"vcs": VcsPin(url="file:///x", commit="0f" * 20, subdirectory="a/b")},
+]
+
 
 @st.composite
 def wheels(draw: st.DrawFn) -> LockedWheel:
     name, version = draw(NAMES), draw(VERSIONS)
+    source = draw(st.sampled_from(SOURCES))
+    pending = bool(source) and "index" not in source and draw(st.booleans())
     return LockedWheel(
         name=name,
         version=version,
         file=f"{name.replace('-', '_')}-{version}-{draw(TAGS)}.whl",
-        sha256=draw(st.from_regex(r"[0-9a-f]{64}", fullmatch=True)),
+        sha256="" if pending else draw(st.from_regex(r"[0-9a-f]{64}", fullmatch=True)),
         size=draw(st.none() | st.integers(0, 1 << 40)),
         upload_time=draw(TIMES),
-        url=draw(st.sampled_from(["", "https://example.org/a%2Bb.whl?x=\"1'"])),
+        pending=pending,
+        **source,
     )
 
 
@@ -201,6 +217,38 @@ def test_export_requirements() -> None:
     assert export_requirements(LOCK) == (
         f"tiny-kernels==2.0 --hash=sha256:{'ab' * 32}\ntiny-server==1.5 --hash=sha256:{'cd' * 32}\n"
     )
+
+
+def test_export_what_no_index_serves() -> None:
+    url = "https://example.org/tiny_server-1.5-py3-none-any.whl"
+    given = replace(TWO, url=url)
+    made = replace(ONE, vcs=VcsPin(url="https://example.org/x", commit="0f" * 20, subdirectory="y"))
+    assert export_requirements(replace(LOCK, packages=(made, given))) == (
+        f"tiny-kernels==2.0 --hash=sha256:{'ab' * 32}\ntiny-server @ {url} --hash=sha256:{'cd' * 32}\n"
+    )
+    document = tomllib.loads(export_pylock(replace(LOCK, packages=(made, given)), b""))
+    Pylock.from_dict(document).validate()
+    kernels, server = document["packages"]
+    assert kernels["vcs"] == {
+        "type": "git",
+        "url": "https://example.org/x",
+        "commit-id": "0f" * 20,
+        "subdirectory": "y",
+    }
+    assert server["wheels"] == [{"name": TWO.file, "url": url, "hashes": {"sha256": "cd" * 32}}]
+
+
+def test_an_index_that_lost_a_file() -> None:
+    with pytest.raises(InvalidInputError, match="the index does not serve `tiny_kernels-2") as caught:
+        export_pylock(LOCK, b"")
+    assert "--format requirements" in caught.value.hint
+
+
+@pytest.mark.parametrize("export", [export_requirements, lambda lock: export_pylock(lock, b"")])
+def test_a_pending_wheel_is_not_exported(export: Callable[[Lock], str]) -> None:
+    lock = replace(LOCK, packages=(replace(TWO, url="https://example.org/x", sha256="", pending=True),))
+    with pytest.raises(InvalidInputError, match=r"the sha256 of `tiny-server` 1\.5 is pending"):
+        export(lock)
 
 
 def make_lock(recipe: Recipe, target: Target) -> Lock:

@@ -3,13 +3,17 @@ from __future__ import annotations
 import os
 import sys
 import threading
+import tomllib
+from collections.abc import Callable
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 import pytest
+from packaging.pylock import Pylock
 
-from mr_bundler import uv
+from mr_bundler import uv_process
 from mr_bundler.lock import check_locks, current_lock, load_lock, lock_path
 from mr_bundler.lock_resolve import lock_recipe, read_pylock
 from mr_bundler.recipe import Recipe, load_recipe
@@ -217,7 +221,7 @@ def test_cancel(recipe: Recipe) -> None:
 def test_no_uv(recipe: Recipe, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setitem(sys.modules, "uv", None)
     monkeypatch.setenv("PATH", str(tmp_path))
-    uv.find_uv.cache_clear()
+    uv_process.find_uv.cache_clear()
     try:
         with pytest.raises(HostError, match="Cannot find uv: it is not installed") as caught:
             lock_recipe(recipe)
@@ -227,7 +231,7 @@ def test_no_uv(recipe: Recipe, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) 
         with pytest.raises(HostError, match=r"uv 0\.4\.30 is older than 0\.11\.15"):
             lock_recipe(recipe)
     finally:
-        uv.find_uv.cache_clear()
+        uv_process.find_uv.cache_clear()
 
 
 PYLOCK = """\
@@ -276,3 +280,39 @@ def test_a_real_index(tmp_path: Path) -> None:
             "04e5ca0351e0f3f85c6853954072df659d0d13fac324d0072316b67d7794700d",
         )
         assert wheel.upload_time.startswith("2024-06-07T")
+
+
+@pytest.mark.usefixtures("wheels_only")
+def test_the_command_shows_what_changed(recipe: Recipe, mr_bundle: Callable[..., Any]) -> None:
+    directory = recipe.directory
+    path = lock_path(recipe, LINUX)
+    ran = mr_bundle("lock", directory, "--dry-run", "--target", LINUX)
+    assert f"linux/amd64+cpu: 1.5, 3 distributions, would change ({path})\n  + tiny-kernels 2.0" in ran.out
+    assert not path.exists()
+    assert mr_bundle("lock", directory, "--check").status == 3
+    assert mr_bundle("lock", directory).status == 0
+    assert mr_bundle("lock", directory, "--check").status == 0
+    first = load_lock(path).packages[0]
+    path.write_bytes(replace(load_lock(path), packages=(replace(first, size=1_000_000),)).dump())
+    row = mr_bundle("lock", directory, "--dry-run", "--json", "--target", LINUX).result["locks"][0]
+    assert row["bytes"] == 1_000_000
+    assert row["unknown_sizes"] == 2
+    assert row["added"] == ["tiny-server 1.5", "tiny-words 3"]
+    assert (row["stale"], row["written"], row["pending"], row["version"]) == (True, False, [], "1.5")
+    ran = mr_bundle("lock", directory, "--target", LINUX, "--target", LINUX)
+    assert ran.out.startswith("linux/amd64+cpu: 1.5, 3 distributions of 1.0 MB and 2 of unknown size, written (")
+    assert ran.out.count("linux/amd64+cpu") == 1
+
+
+@pytest.mark.usefixtures("wheels_only")
+def test_the_command_exports_both_forms(recipe: Recipe, mr_bundle: Callable[..., Any], tmp_path: Path) -> None:
+    mr_bundle("lock", recipe.directory)
+    plain = mr_bundle("export-lock", recipe.directory, "--target", LINUX)
+    assert plain.out.startswith("tiny-kernels==2.0 --hash=sha256:")
+    ran = mr_bundle("export-lock", recipe.directory, "--target", LINUX, "--format", "pylock")
+    (tmp_path / "pylock.toml").write_text(ran.out)
+    document = tomllib.loads(ran.out)
+    Pylock.from_dict(document).validate()
+    assert [package["name"] for package in document["packages"]] == ["tiny-kernels", "tiny-server", "tiny-words"]
+    assert document["packages"][0]["wheels"][0]["name"].endswith("manylinux_2_28_x86_64.whl")
+    assert mr_bundle("export-lock", recipe.directory, "--target", LINUX, "--format", "x").status == 2

@@ -43,7 +43,7 @@ def test_time_is_one_text(tmp_path: Path, text: str) -> None:
 
 
 BAD = {
-    "unknown table": ("[probe]", "[extra]\nx = 1\n[probe]", "extra: unknown field; known here: api, backend"),
+    "unknown table": ("[probe]", "[extra]\nx = 1\n[probe]", "extra: unknown field; known here: api, audit, backend"),
     "unknown backend field": ('license = "MIT"', 'licence = "MIT"', "backend.licence: unknown field"),
     "missing field": ('license = "MIT"\n', "", "backend.license: required value is missing"),
     "bad licence": ('"MIT"', '"Made up"', "backend.license: `Made up` is not an SPDX"),

@@ -63,6 +63,66 @@ chat-completions = "/v1/chat/completions"
 """
 
 
+FULL = f"""\
+{RECIPE.partition("[lock]")[0]}\
+[versions]
+server = "1.5"
+extra = "2.0"
+
+[lock]
+exclude-newer = 2026-11-20T00:00:00Z
+requirements = ["tiny-server=={{server}}"]
+constraints = ["tiny-words<={{extra}}"]
+overrides = ["tiny-unwanted; python_version < '3'"]
+
+[lock.index]
+tiny-words = "private"
+
+[[lock.wheels]]
+url = "https://example.org/v{{extra}}/tiny_extra-{{extra}}%2Bcpu-py3-none-any.whl"
+sha256 = "{"ab" * 32}"
+targets = ["linux/amd64+cpu"]
+
+[[lock.git]]
+name = "tiny-made"
+url = "https://example.org/tiny-made.git"
+commit = "{"c0" * 20}"
+version = "3.1"
+subdirectory = "python/made"
+sha256 = "pending"
+
+[[lock.metadata]]
+name = "Tiny_Made"
+version = "3.1"
+requires-dist = ["tiny-words>=1", "tiny-extra[all]; sys_platform == 'linux'"]
+
+[[targets]]
+target = "linux/amd64+cpu"
+glibc = "2.35"
+constraints = ["tiny-kernels<3"]
+
+[[targets]]
+target = "darwin/arm64+metal"
+macos = "14.0"
+overrides = ["tiny-other>=2"]
+
+[[prebuild]]
+name = "make-table"
+command = ["{{python}}", "-c", "print({{}})"]
+writes = ["tiny_server/table.bin"]
+targets = ["linux/amd64+cpu"]
+
+[[audit.allow]]
+finding = "missing-library"
+paths = ["**/libtiny.so"]
+details = ["libcuda.so.1"]
+targets = ["linux/amd64+cpu"]
+reason = "the driver brings it"
+
+[slim]{RECIPE.partition("[slim]")[2]}"""
+"""A recipe with every field."""
+
+
 def write_recipe(directory: Path, text: str = RECIPE) -> Path:
     """Write ``recipe.toml`` below ``directory`` and return that directory."""
     directory.mkdir(parents=True, exist_ok=True)

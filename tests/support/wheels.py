@@ -26,6 +26,8 @@ class Wheel:
     """Files that RECORD does not name."""
     ghosts: tuple[str, ...] = ()
     """Files that only RECORD names."""
+    metadata: str = ""
+    """Text of METADATA instead of the shortest one."""
 
     @property
     def stem(self) -> str:
@@ -64,8 +66,9 @@ class Wheel:
         return LockedWheel(name=self.name, version=self.version, file=place.name, sha256=sha256)
 
     def _metadata(self) -> dict[str, str]:
+        shortest = f"Metadata-Version: 2.1\nName: {self.name}\nVersion: {self.version}\n"
         metadata = {
-            f"{self.info}/METADATA": f"Metadata-Version: 2.1\nName: {self.name}\nVersion: {self.version}\n",
+            f"{self.info}/METADATA": self.metadata or shortest,
             f"{self.info}/WHEEL": f"Wheel-Version: 1.0\nGenerator: tests\nRoot-Is-Purelib: true\nTag: {self.tag}\n",
         }
         if self.scripts:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -17,12 +18,35 @@ from mr_core.cli.session import Session
 @RECIPES
 @output_options
 def check(session: Session, recipes: tuple[Path, ...]) -> None:
-    """Read every RECIPE and its locks, and report all problems with their places. No network."""
-    checked = []
+    """Read every RECIPE and its locks, and report all problems with their places. No network.
+
+    A lock is valid with wheels whose sha256 is pending; they are named, and nothing can be built from it yet.
+
+    \b
+      mr-bundle check recipes/*
+    """
+    checked: list[dict[str, Any]] = []
     for directory in recipes:
         recipe = load_recipe(directory)
         locks = check_locks(recipe)
-        sizes = {str(target): len(lock.packages) for target, lock in locks.items()}
-        checked.append({"backend": recipe.backend, "targets": sizes})
-    lines = [f"{item['backend']}: recipe and {len(item['targets'])} locks are valid" for item in checked]
-    session.result({"recipes": checked}, "\n".join(lines))
+        checked.append(
+            {
+                "backend": recipe.backend,
+                "targets": {str(target): len(lock.packages) for target, lock in locks.items()},
+                "pending": {
+                    str(target): [f"{wheel.name} {wheel.version}" for wheel in lock.pending]
+                    for target, lock in locks.items()
+                    if lock.pending
+                },
+            }
+        )
+    session.result({"recipes": checked}, "\n".join(line for item in checked for line in _lines(item)))
+
+
+def _lines(item: dict[str, Any]) -> list[str]:
+    count = len(item["targets"])
+    lines = [f"{item['backend']}: recipe and {count} lock{'s' if count > 1 else ''} are valid"]
+    for target, names in item["pending"].items():
+        wheels = f"{len(names)} wheel{'s' if len(names) > 1 else ''}"
+        lines.append(f"  {target}: the sha256 of {wheels} is pending: {', '.join(names)}")
+    return lines

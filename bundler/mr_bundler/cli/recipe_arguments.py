@@ -6,7 +6,7 @@ import click
 
 from mr_bundler.recipe import Recipe
 from mr_core.cli.arguments import PathText
-from mr_core.errors import UsageError
+from mr_core.errors import InvalidInputError, UsageError
 from mr_core.platform import Platform, Target
 
 RECIPES = click.argument(
@@ -26,9 +26,17 @@ TARGETS = click.option(
 )
 
 
+def parse_target(text: str, option: str = "--target") -> Target:
+    """Return the target an option names; raise `UsageError` when its text is none."""
+    try:
+        return Target.parse(text, option)
+    except InvalidInputError as error:
+        raise UsageError(error.message, hint=error.hint) from error
+
+
 def parse_targets(texts: tuple[str, ...]) -> list[Target] | None:
-    """Return the targets that were named, or None when there are none."""
-    return [Target.parse(text, "--target") for text in texts] or None
+    """Return the targets that were named, each once, or None when there are none; raise `UsageError` for no target."""
+    return list(dict.fromkeys(parse_target(text) for text in texts)) or None
 
 
 def host_target(recipe: Recipe) -> Target:
