@@ -11,6 +11,8 @@ import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from mr_bundler.binaries.binary import Kind
+from mr_bundler.binaries.window import Window
 from mr_core.errors import BuildError
 
 MAGIC = b"\x7fELF"
@@ -22,10 +24,13 @@ _SECTION = struct.Struct("<IIQQQQIIQQ")
 _DYNAMIC = struct.Struct("<qQ")
 _VERNEED = struct.Struct("<HHIII")
 _VERNAUX = struct.Struct("<IHHII")
-_PT_LOAD, _PT_DYNAMIC = 1, 2
+_PT_LOAD, _PT_DYNAMIC, _PT_INTERP = 1, 2, 3
 _DT_NEEDED, _DT_STRTAB, _DT_SONAME, _DT_RPATH, _DT_RUNPATH = 1, 5, 14, 15, 29
-_DT_VERNEED, _DT_VERNEEDNUM = 0x6FFFFFFE, 0x6FFFFFFF
+_DT_VERNEED = 0x6FFFFFFE
 _SHT_NOBITS, _SHF_ALLOC = 8, 2
+_MOST_ENTRIES = 4096
+"""Program headers, dynamic entries, symbol versions: the largest libraries there are have some dozens of each."""
+_MOST_RUNPATH = 16 << 10
 _GLIBC = re.compile(r"GLIBC_([0-9]+(?:\.[0-9]+)+)")
 
 
@@ -39,6 +44,8 @@ class Elf:
         soname: The library's own name, or an empty string.
         runpath: Entries of DT_RUNPATH, or of DT_RPATH when there is only that; empty entries included.
         versions: Symbol versions asked of other libraries, such as ``GLIBC_2.34``.
+        kind: ``object`` for what no loader loads.
+        loader: The dynamic loader an executable is started with (PT_INTERP), or an empty string.
     """
 
     machine: str
@@ -46,6 +53,8 @@ class Elf:
     soname: str
     runpath: tuple[str, ...]
     versions: frozenset[str]
+    kind: Kind = "library"
+    loader: str = ""
 
     @property
     def glibc(self) -> tuple[int, ...]:
@@ -69,12 +78,12 @@ def is_elf(content: bytes) -> bool:
     return content[:4] == MAGIC
 
 
-def read_elf(content: bytes, what: str) -> Elf:
+def read_elf(content: bytes | Window, what: str) -> Elf:
     """Read the dynamic facts of an ELF file; raise `BuildError` naming ``what`` when it is malformed or not 64-bit."""
     try:
-        return _read(content)
-    except (struct.error, ValueError, IndexError, OverflowError) as error:
-        raise BuildError(f"Cannot read the ELF file `{what}`: {error}") from error
+        return _read(content if isinstance(content, Window) else Window.of(content))
+    except (struct.error, ValueError) as error:
+        raise BuildError(f"Cannot read the ELF file `{what}`: {error}", reason=str(error)) from error
 
 
 def floor_of(floors: Iterator[tuple[int, ...]]) -> str:
@@ -94,16 +103,19 @@ def strip_elf(content: bytes) -> bytes:
         return content
 
 
-def _read(content: bytes) -> Elf:
-    if content[4:6] != _CLASS64_LITTLE:
+def _read(window: Window) -> Elf:
+    if window.take(0, 6)[4:] != _CLASS64_LITTLE:
         raise ValueError("it is not 64-bit little-endian")
-    header = _HEADER.unpack_from(content)
-    segments = list(_segments(content))
+    header = _HEADER.unpack(window.take(0, _HEADER.size))
+    segments = list(_segments(window))
+    for segment in segments:
+        if segment.kind == _PT_LOAD and segment.offset + segment.file_size > window.size:
+            raise ValueError(f"it is truncated: a segment ends at {segment.offset + segment.file_size:#x}")
     single: dict[int, int] = {}
     needed_at: list[int] = []
     for segment in segments:
         if segment.kind == _PT_DYNAMIC:
-            for tag, value in _dynamic(content, segment):
+            for tag, value in _dynamic(window, segment):
                 if tag == _DT_NEEDED:
                     needed_at.append(value)
                 else:
@@ -111,32 +123,48 @@ def _read(content: bytes) -> Elf:
     strings = _offset(segments, single[_DT_STRTAB]) if _DT_STRTAB in single else 0
     versions: frozenset[str] = frozenset()
     if _DT_VERNEED in single:
-        start = _offset(segments, single[_DT_VERNEED])
-        versions = frozenset(_versions(content, start, single.get(_DT_VERNEEDNUM, 0), strings))
+        versions = frozenset(_versions(window, _offset(segments, single[_DT_VERNEED]), strings))
     runpath_at = single.get(_DT_RUNPATH, single.get(_DT_RPATH))
     return Elf(
         machine=MACHINES.get(header[2], f"machine {header[2]}"),
-        needed=tuple(_string(content, strings + at) for at in needed_at),
-        soname=_string(content, strings + single[_DT_SONAME]) if _DT_SONAME in single else "",
-        runpath=() if runpath_at is None else tuple(_string(content, strings + runpath_at).split(":")),
+        kind=_kind(header[1], segments),
+        loader=next((window.text(segment.offset) for segment in segments if segment.kind == _PT_INTERP), ""),
+        needed=tuple(window.text(strings + at) for at in needed_at),
+        soname=window.text(strings + single[_DT_SONAME]) if _DT_SONAME in single else "",
+        runpath=() if runpath_at is None else tuple(window.text(strings + runpath_at, _MOST_RUNPATH).split(":")),
         versions=versions,
     )
 
 
-def _segments(content: bytes) -> Iterator[_Segment]:
-    header = _HEADER.unpack_from(content)
+def _kind(number: int, segments: list[_Segment]) -> Kind:
+    match number:
+        case 2:  # ET_EXEC
+            return "executable"
+        case 3:  # ET_DYN: a library, or a position-independent executable, which names its loader
+            return "executable" if any(segment.kind == _PT_INTERP for segment in segments) else "library"
+        case _:
+            return "object"
+
+
+def _segments(window: Window) -> Iterator[_Segment]:
+    header = _HEADER.unpack(window.take(0, _HEADER.size))
     start, entry_size, count = header[5], header[9], header[10]
+    if count > _MOST_ENTRIES or (count and entry_size < _SEGMENT.size):
+        raise ValueError(f"its {count} program headers of {entry_size} bytes make no sense")
+    table = window.take(start, count * entry_size)
     for number in range(count):
-        kind, _, offset, address, _, file_size, _, _ = _SEGMENT.unpack_from(content, start + number * entry_size)
+        kind, _, offset, address, _, file_size, _, _ = _SEGMENT.unpack_from(table, number * entry_size)
         yield _Segment(kind=kind, offset=offset, address=address, file_size=file_size)
 
 
-def _dynamic(content: bytes, segment: _Segment) -> Iterator[tuple[int, int]]:
-    for position in range(segment.offset, segment.offset + segment.file_size, _DYNAMIC.size):
-        tag, value = _DYNAMIC.unpack_from(content, position)
+def _dynamic(window: Window, segment: _Segment) -> Iterator[tuple[int, int]]:
+    size = min(segment.file_size, _MOST_ENTRIES * _DYNAMIC.size) // _DYNAMIC.size * _DYNAMIC.size
+    for tag, value in _DYNAMIC.iter_unpack(window.take(segment.offset, size)):
         if tag == 0:
             return
         yield tag, value
+    if size < segment.file_size - _DYNAMIC.size:
+        raise ValueError(f"its dynamic section has more than {_MOST_ENTRIES} entries")
 
 
 def _offset(segments: list[_Segment], address: int) -> int:
@@ -146,23 +174,22 @@ def _offset(segments: list[_Segment], address: int) -> int:
     raise ValueError(f"address {address:#x} lies in no segment")
 
 
-def _versions(content: bytes, start: int, count: int, strings: int) -> Iterator[str]:
-    for _ in range(count):
-        _, names, _, first, following = _VERNEED.unpack_from(content, start)
-        position = start + first
-        for _ in range(names):
-            _, _, _, name, step = _VERNAUX.unpack_from(content, position)
-            yield _string(content, strings + name)
-            if not step:
-                break
+def _versions(window: Window, start: int, strings: int) -> Iterator[str]:
+    """Yield the versions as glibc finds them: along the links, whatever DT_VERNEEDNUM says."""
+    left = _MOST_ENTRIES
+    while True:
+        _, _, _, first, following = _VERNEED.unpack(window.take(start, _VERNEED.size))
+        position, step = start + first, 1
+        while step:
+            if left == 0:
+                raise ValueError(f"it asks for more than {_MOST_ENTRIES} symbol versions")
+            left -= 1
+            _, _, _, name, step = _VERNAUX.unpack(window.take(position, _VERNAUX.size))
+            yield window.text(strings + name)
             position += step
         if not following:
             return
         start += following
-
-
-def _string(content: bytes, start: int) -> str:
-    return content[start : content.index(b"\0", start)].decode("utf-8", "surrogateescape")
 
 
 def _strip(content: bytes) -> bytes:
@@ -178,7 +205,7 @@ def _strip(content: bytes) -> bytes:
         return content
     end = max(
         header[5] + header[9] * header[10],
-        *(segment.offset + segment.file_size for segment in _segments(content)),
+        *(segment.offset + segment.file_size for segment in _segments(Window.of(content))),
         *(section[4] + section[5] for section in kept if section[1] != _SHT_NOBITS),
     )
     if end > len(content):
@@ -203,3 +230,7 @@ def _strip(content: bytes) -> bytes:
     for section in kept:
         body += _SECTION.pack(*section)
     return bytes(body)
+
+
+def _string(content: bytes, start: int) -> str:
+    return content[start : content.index(b"\0", start)].decode("utf-8", "surrogateescape")
