@@ -11,7 +11,9 @@ from mr_bundler.python_pin import PythonPin
 from mr_core.platform import Platform, Target
 
 HERE = Target(Platform.host(), "cpu")
-NOWHERE = PythonPin(version="3.12.14", build="20260814", file="nothing.tar.gz", url="", sha256="0" * 64)
+NOWHERE = PythonPin(
+    version="3.12.14", build="20260814", file="nothing.tar.gz", url="https://127.0.0.1:9/x", sha256="0" * 64
+)
 """A pin that no test can satisfy: for calls that must not need it."""
 
 
@@ -33,5 +35,5 @@ def write_archive(place: Path, members: dict[str, bytes | str | None], *, from_t
             tar.addfile(entry, io.BytesIO(content) if isinstance(content, bytes) else None)
     sha256 = hashlib.sha256(place.read_bytes()).hexdigest()
     return PythonPin(
-        version="3.12.14", build="20260814", file=place.name, url="http://127.0.0.1:9/nothing", sha256=sha256
+        version="3.12.14", build="20260814", file=place.name, url="https://127.0.0.1:9/nothing", sha256=sha256
     )
