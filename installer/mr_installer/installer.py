@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from mr_core.digest import Digest
@@ -50,6 +51,7 @@ class Installer:
         root: Directory that holds the backends; default ``MR_ROOT``, else ``~/.docker/model-runner``.
         source: Default source, such as ``docker://registry.example/bundles/mlx-lm:0.32.2``.
         registry: How registries are talked to: insecure hosts, CA bundle, credentials, timeouts.
+        cuda_driver: Take this host for one with this NVIDIA driver, to prepare a disk for a machine that has it.
         report: Receives events while calls run, possibly from worker threads.
         cancel: Asks running calls to stop.
     """
@@ -60,12 +62,14 @@ class Installer:
         *,
         source: str = "",
         registry: RegistryOptions | None = None,
+        cuda_driver: str = "",
         report: Reporter = discard,
         cancel: Cancel | None = None,
     ) -> None:
         self.root = Root.at(root)
         self._source = source
         self._registry = registry or RegistryOptions()
+        self._cuda_driver = cuda_driver
         self._report: Reporter = SafeReporter(report)
         self._cancel = cancel or Cancel()
 
@@ -94,6 +98,7 @@ class Installer:
             self.root.path,
             source=self._source,
             registry=self._registry,
+            cuda_driver=self._cuda_driver,
             report=report or self._report,
             cancel=cancel or self._cancel,
         )
@@ -249,6 +254,8 @@ class Installer:
             return local, None
         location = parse_location(text) if text else default_location(backend, version)
         host = survey_host()
+        if self._cuda_driver:
+            host = replace(host, cuda_driver=self._cuda_driver)
         opened, name = open_source(location, options=self._registry, cancel=self._cancel)
         try:
             plan = self._plan_source(

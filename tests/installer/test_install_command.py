@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from support.bundles import BACKEND, BROKEN, DEMANDING, GOOD, NEXT, Bundles
+from support.bundles import BACKEND, BROKEN, CUDA_TARGET, DEMANDING, DRIVEN, GOOD, NEXT, Bundles
 from support.invariants import check_invariants
 from support.launching import free_port
 
@@ -60,6 +60,15 @@ def test_the_everyday_calls(bundles: Bundles, root: Path) -> None:
     assert "imported in" in mr_install("probe", BACKEND, "--root", root).stdout
     assert mr_install("uninstall", BACKEND, "--root", root).returncode == 0
     assert "no backend is installed" in mr_install("list", "--root", root).stdout
+
+
+def test_a_disk_can_be_prepared_for_a_machine_with_a_driver(bundles: Bundles, root: Path) -> None:
+    install = (BACKEND, "--from", bundles.source(DRIVEN), "--root", root)
+    refused(mr_install(*install), 5, "driver")
+    refused(mr_install(*install, "--assume-cuda-driver", "998.9"), 5, "998.9")
+    assert mr_install(*install, "--assume-cuda-driver", "999").returncode == 0
+    assert CUDA_TARGET in mr_install("status", BACKEND, "--root", root).stdout
+    refused(mr_install(*install, "--assume-cuda-driver", "new"), 2, "580")
 
 
 def test_relative_paths(bundles: Bundles, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

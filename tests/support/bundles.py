@@ -25,9 +25,10 @@ from support.recipe_files import write_recipe, write_wheel
 
 BACKEND = "tiny"
 TARGET = f"{Platform.host()}+cpu"
-GOOD, NEXT, BROKEN, STUCK, DEMANDING = "1.0", "1.1", "2.0", "2.1", "3.0"
-VERSIONS = (GOOD, NEXT, BROKEN, STUCK, DEMANDING)
-"""Two that work, one whose import fails, one whose import never ends, and one that no host can run."""
+CUDA_TARGET = f"{Platform.host()}+cuda13"
+GOOD, NEXT, BROKEN, STUCK, DEMANDING, DRIVEN = "1.0", "1.1", "2.0", "2.1", "3.0", "4.0"
+VERSIONS = (GOOD, NEXT, BROKEN, STUCK, DEMANDING, DRIVEN)
+"""Two that work, one whose import fails, one whose import never ends, one that no host can run, one for a driver."""
 
 _SERVER = (Path(__file__).parent / "fake_backend.py").read_text()
 _MODULES = {
@@ -36,6 +37,7 @@ _MODULES = {
     BROKEN: "import no_such_module_of_a_broken_bundle\n",
     STUCK: "import time\ntime.sleep(600)\n",
     DEMANDING: '__version__ = "3.0"\n',
+    DRIVEN: '__version__ = "4.0"\n',
 }
 _RECIPE = """\
 format = 1
@@ -121,7 +123,10 @@ def build_small_bundles(directory: Path) -> Bundles:
 
 def _build(directory: Path, layout: Path, python: Path, version: str) -> None:
     glibc = "2.99" if version == DEMANDING else "2.36"
-    text = _RECIPE.replace("TARGET", TARGET).replace("GLIBC", glibc)
+    name = CUDA_TARGET if version == DRIVEN else TARGET
+    text = _RECIPE.replace("TARGET", name).replace("GLIBC", glibc)
+    if version == DRIVEN:
+        text = text.replace("glibc =", 'cuda-driver = "999"\nglibc =')
     recipe = load_recipe(write_recipe(directory / f"recipe-{version}", text))
     wheels = directory / f"wheels-{version}"
     sha256 = write_wheel(
@@ -130,7 +135,7 @@ def _build(directory: Path, layout: Path, python: Path, version: str) -> None:
         version,
         files={"tiny_server/__init__.py": _MODULES[version], "fake_backend.py": _SERVER},
     )
-    target = Target.parse(TARGET)
+    target = Target.parse(name)
     item = recipe.target(target)
     lock = Lock(
         backend=BACKEND,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -70,6 +71,12 @@ def _root_option(command: Callable[..., Any]) -> Callable[..., Any]:
     )(command)
 
 
+def _check_version(ctx: click.Context, parameter: click.Parameter, text: str) -> str:
+    if text and not re.fullmatch(r"[0-9]{1,4}(\.[0-9]{1,4}){0,3}", text):
+        raise click.BadParameter(f"`{text}` is not a version such as 580 or 580.65.06", ctx=ctx, param=parameter)
+    return text
+
+
 def _backend(command: Callable[..., Any]) -> Callable[..., Any]:
     return click.argument("backend", shell_complete=_installed_names)(command)
 
@@ -109,6 +116,14 @@ def main() -> None:
     callback=parse_target,
     help="Consider this target only, such as linux/amd64+cpu.",
 )
+@click.option(
+    "--assume-cuda-driver",
+    "cuda_driver",
+    metavar="VERSION",
+    default="",
+    callback=_check_version,
+    help="Take this host for one with this NVIDIA driver: to prepare a disk or image for a machine that has it.",
+)
 @click.option("--probe/--no-probe", default=True, help="Import the backend's modules before it becomes active.")
 @click.option("--dry-run", is_flag=True, help="Show the plan, change nothing.")
 @click.option("-y", "--yes", is_flag=True, help="Do not ask before a large download.")
@@ -122,6 +137,7 @@ def install(
     *,
     source: str,
     target: Target | None,
+    cuda_driver: str,
     probe: bool,
     dry_run: bool,
     yes: bool,
@@ -138,7 +154,9 @@ def install(
       mr-install mlx-lm@0.32.1                (a version on disk: no network)
     """
     name, _, version = backend.partition("@")
-    installer = library.Installer(root, registry=registry, report=session.report, cancel=session.cancel)
+    installer = library.Installer(
+        root, registry=registry, cuda_driver=cuda_driver, report=session.report, cancel=session.cancel
+    )
     if dry_run:
         plan = installer.plan(name, version=version, source=source, target=target, probe=probe)
         session.result(plan, lambda: _text().show_plan(plan))
