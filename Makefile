@@ -9,7 +9,7 @@ ARGS ?=
 PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3.14 python3; do \
 	$$p -c 'import sys, venv; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1 && { command -v $$p; break; }; done)
 
-.PHONY: help setup demo test lint format bench requirements lock clean
+.PHONY: help setup demo test lint format bench bench-large requirements lock clean
 
 help: ## Show the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -45,6 +45,9 @@ format: .venv/.ready ## Format the code
 
 bench: .venv/.ready ## Measure against named tools, as ratios in one run; writes benchmarks/results/
 	@$(BIN)/python benchmarks/run.py $(ARGS)
+
+bench-large: .venv/.ready ## The same with vLLM for CUDA at full size: minutes, 4 GB of downloads, 30 GB of disk
+	@$(BIN)/python benchmarks/large.py $(ARGS)
 
 requirements: ## Pin the newest dependencies, with hashes and no index address (needs uv)
 	@uv export --quiet --upgrade --no-emit-project --no-annotate --no-header --all-extras --group dev -o requirements/dev.txt

@@ -72,21 +72,23 @@ class _Watch:
 
 @dataclass(kw_only=True)
 class Figure:
-    """A measured ratio or value, with its target; ``met`` is for the reader, nothing fails by it."""
+    """A measured ratio or value; ``met`` is for the reader, nothing fails by it. Without a target it is only shown."""
 
     name: str
     value: float
     unit: str
-    target: float
+    target: float | None
     detail: dict[str, object] = field(default_factory=dict)
 
     @property
     def met(self) -> bool:
-        return self.value <= self.target
+        return self.target is None or self.value <= self.target
 
     def line(self) -> str:
-        mark = "met" if self.met else "MISSED"
-        return f"{self.name:<52} {self.value:8.3f} {self.unit:<4} target {self.target:g} {self.unit:<4} {mark}"
+        shown = f"{self.name:<62} {self.value:8.3f} {self.unit:<4}"
+        if self.target is None:
+            return shown
+        return f"{shown} target {self.target:g} {self.unit:<4} {'met' if self.met else 'MISSED'}"
 
 
 def median(
