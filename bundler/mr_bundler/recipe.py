@@ -17,7 +17,7 @@ from mr_bundler.audit.finding import Allowance
 from mr_bundler.python_pin import pin_for
 from mr_bundler.recipe_decode import decode_api, decode_patterns, decode_spec, parse_license, parse_toml
 from mr_bundler.recipe_sources import DISTRIBUTION
-from mr_bundler.recipe_steps import PrebuildStep, decode_audit, decode_prebuild
+from mr_bundler.recipe_steps import PrebuildStep, decode_audit, decode_licences, decode_prebuild
 from mr_bundler.recipe_targets import NO_TARGET, RecipeTarget, decode_lock_inputs
 from mr_core.bundle_config import NAME_PATTERN
 from mr_core.decode import Decoder
@@ -96,6 +96,7 @@ class Recipe:
         raw: The recipe as it was read.
         prebuild: Native steps, in the order they run.
         audit: Findings the author accepts, in the recipe's order.
+        licences: SPDX expressions of distributions that state none themselves, by normalised name.
     """
 
     backend: str
@@ -114,6 +115,7 @@ class Recipe:
     raw: bytes = field(repr=False)
     prebuild: tuple[PrebuildStep, ...] = ()
     audit: tuple[Allowance, ...] = ()
+    licences: dict[str, str] = field(default_factory=dict)
 
     def target(self, wanted: Target) -> RecipeTarget:
         """Return what the recipe says about ``wanted``; raise `NotFoundError` naming the targets it has."""
@@ -193,6 +195,7 @@ def parse_recipe(data: bytes, directory: Path, what: str = "recipe") -> Recipe:
         raw=data,
         prebuild=decode_prebuild(read, known),
         audit=decode_audit(read, known),
+        licences=decode_licences(read),
     )
     health = recipe.api.get("health")
     if health is not None and health != recipe.launch.health_path:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Collection
 from dataclasses import dataclass
 
 from mr_bundler.audit.finding import FINDINGS, Allowance
-from mr_bundler.recipe_decode import decode_patterns
+from mr_bundler.recipe_decode import decode_patterns, parse_license
 from mr_core.bundle_config import NAME_PATTERN
 from mr_core.decode import Decoder
-from mr_core.errors import BundleError
+from mr_core.errors import BundleError, InvalidInputError
 from mr_core.platform import Target
 
 _LINE = r"[^\x00-\x1f\x7f]*\S[^\x00-\x1f\x7f]*"
@@ -52,6 +53,19 @@ def decode_prebuild(root: Decoder, known: Collection[Target]) -> tuple[PrebuildS
         read.refuse_unknown()
         steps[step.name] = step
     return tuple(steps.values())
+
+
+def decode_licences(root: Decoder) -> dict[str, str]:
+    """Read ``[licences]``: the SPDX expression of distributions whose own metadata says none, by normalised name."""
+    found = {}
+    for name, read in root.table("licences").entries():
+        if not re.fullmatch(r"[a-z0-9]+(-[a-z0-9]+)*", name):
+            root.problem(f"licences.{name}: `{name}` is not the normalised name of a distribution")
+        try:
+            found[name] = parse_license(read.value, name)
+        except InvalidInputError as error:
+            root.problem(f"licences.{name}: {error.message}")
+    return found
 
 
 def decode_audit(root: Decoder, known: Collection[Target]) -> tuple[Allowance, ...]:

@@ -154,3 +154,17 @@ def test_two_wheels_of_one_distribution_for_two_targets(tmp_path: Path) -> None:
     both = edit(FULL, "[[lock.git]]", f"{second.replace('targets', '# targets')}[[lock.git]]")
     with pytest.raises(InvalidInputError, match="does not install on `linux/amd64\\+cpu`"):
         load_recipe(write_recipe(tmp_path, both))
+
+
+def test_licences_of_distributions_that_state_none(tmp_path: Path) -> None:
+    text = RECIPE + '\n[licences]\nold-thing = "apache-2.0"\nstrange-thing = "LicenseRef-Strange"\n'
+    recipe = load_recipe(write_recipe(tmp_path, text))
+    assert recipe.licences == {"old-thing": "Apache-2.0", "strange-thing": "LicenseRef-Strange"}
+    bad = RECIPE + '\n[licences]\nOld_Thing = "MIT"\nother = "free as in beer"\nthird = 3\n'
+    with pytest.raises(InvalidInputError) as refused:
+        load_recipe(write_recipe(tmp_path, bad))
+    assert {problem.partition(":")[0] for problem in refused.value.fields["problems"]} == {
+        "licences.Old_Thing",
+        "licences.other",
+        "licences.third",
+    }

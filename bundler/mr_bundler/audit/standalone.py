@@ -17,7 +17,7 @@ from mr_bundler.audit.records import Record, judge_manifest, judge_records, read
 from mr_bundler.leaks import plan_needles
 from mr_bundler.papers.metadata import read_metadata
 from mr_bundler.published import read_published
-from mr_bundler.recipe import parse_recipe
+from mr_bundler.recipe import Recipe, parse_recipe
 from mr_bundler.unpack import unpack_bundle
 from mr_core.bundle_config import BundleConfig, HostRequirements, parse_bundle_config
 from mr_core.digest import Digest
@@ -42,6 +42,7 @@ class AuditOptions:
         target: What the binaries should be for; default what a bundle says, else what most of them are for.
         requires: Floors that are not empty go before those a bundle says.
         allow: Allowances; default those of the recipe that a bundle was built from.
+        licences: SPDX expressions of distributions that state none; default those of the same recipe.
         strict: Whether distributions without a known licence fail.
         in_place: Whether the directory is where the tree lives: naming its own place then makes it no bundle. Not so
             when it was only unpacked there.
@@ -52,6 +53,7 @@ class AuditOptions:
     target: Target | None = None
     requires: HostRequirements = field(default_factory=HostRequirements)
     allow: Sequence[Allowance] | None = None
+    licences: Mapping[str, str] | None = None
     strict: bool = False
     in_place: bool = True
     config: BundleConfig | None = None
@@ -158,11 +160,13 @@ def audit_directory(
         chosen = target or guess_target(seen)
         requires = _requires(options.requires, config)
         records = read_records(root, seen.entries)
+        recipe = _recorded_recipe(root, seen)
+        stated = options.licences if options.licences is not None else recipe.licences if recipe else {}
         tree = AuditedTree(
             entries=seen.entries,
             facts=seen.facts,
             leaks=seen.leaks,
-            licences=_read_licences(root, seen, records),
+            licences={**_read_licences(root, seen, records), **stated},
             extra=[
                 *seen.extra,
                 *judge_records(seen.entries, records),
@@ -170,7 +174,7 @@ def audit_directory(
             ],
         )
         own = options.allow is None
-        allow = _recorded_allowances(root, seen) if options.allow is None else options.allow
+        allow = options.allow if options.allow is not None else recipe.audit if recipe else ()
         judged = judge(tree, target=chosen, requires=requires, allow=allow, strict=options.strict)
     return Audit(
         where=where or str(root),
@@ -211,10 +215,10 @@ def _read_config(root: Path, seen: Examination) -> BundleConfig | None:
     return parse_bundle_config(_read(root, BUNDLE_PATH), f"`{BUNDLE_PATH}`")
 
 
-def _recorded_allowances(root: Path, seen: Examination) -> Sequence[Allowance]:
+def _recorded_recipe(root: Path, seen: Examination) -> Recipe | None:
     if not isinstance(seen.entries.get(RECIPE_PATH), FileEntry):
-        return ()
-    return parse_recipe(_read(root, RECIPE_PATH), root / ".mr", f"`{RECIPE_PATH}`").audit
+        return None
+    return parse_recipe(_read(root, RECIPE_PATH), root / ".mr", f"`{RECIPE_PATH}`")
 
 
 def _requires(given: HostRequirements, config: BundleConfig | None) -> HostRequirements:

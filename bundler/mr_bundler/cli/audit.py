@@ -83,11 +83,13 @@ def audit(
     """
     if allow_nothing and recipe is not None:
         raise click.UsageError("`--recipe` and `--allow-nothing` exclude each other")
+    stated = load_recipe(recipe) if recipe is not None else None
     allowances: Sequence[Allowance] | None = () if allow_nothing else None
     options = AuditOptions(
         target=target,
         requires=HostRequirements(glibc=glibc, macos=macos),
-        allow=load_recipe(recipe).audit if recipe is not None else allowances,
+        allow=stated.audit if stated is not None else allowances,
+        licences=stated.licences if stated is not None else None,
         strict=strict,
         jobs=jobs,
     )

@@ -21,7 +21,7 @@ from mr_core.manifest import Descriptor
 
 __all__ = ["Component", "Paper", "write_papers"]
 
-NO_LICENCES: Mapping[str, str] = MappingProxyType({})
+_NO_ANNOTATIONS: Mapping[str, str] = MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,7 +45,6 @@ def write_papers(
     interpreter: Interpreter,
     created: str,
     builder: str,
-    licences: Mapping[str, str] = NO_LICENCES,
 ) -> tuple[Paper, ...]:
     """Return the bill of materials, the provenance and the licence report; equal arguments give equal bytes.
 
@@ -54,18 +53,17 @@ def write_papers(
         subject: The bundle's manifest.
         components: Together they own every file of the bundle, each file once; bytecode belongs to who owns its source.
             Libraries grafted into the interpreter or vendored in wheels need not be told apart.
-        recipe: What was built.
+        recipe: What was built; licences it states come before those the distributions state.
         lock: Of the target.
         interpreter: What the bundle really holds.
         created: When the image counts as created, ``YYYY-MM-DDTHH:MM:SSZ``.
         builder: Name and version of this tool, as in the bundle config.
-        licences: What the recipe states: SPDX expression by normalised name of distribution.
 
     Raises:
         BuildError: when the components do not own every file of the bundle exactly once.
     """
     complete = [_completed(component, lock, interpreter) for component in components]
-    parts = [split_libraries(component) for component in with_licences(complete, licences)]
+    parts = [split_libraries(component) for component in with_licences(complete, recipe.licences)]
     distributions = {
         part.component.name: part.component.metadata
         for part in parts
@@ -101,6 +99,6 @@ def _completed(component: Component, lock: Lock, interpreter: Interpreter) -> Co
     return replace(component, version=wheel.version, file=wheel.file, sha256=wheel.sha256, url=wheel_address(wheel))
 
 
-def _paper(kind: PaperKind, content: bytes, annotations: Mapping[str, str] = NO_LICENCES) -> Paper:
+def _paper(kind: PaperKind, content: bytes, annotations: Mapping[str, str] = _NO_ANNOTATIONS) -> Paper:
     media_type = PAPER_KINDS[kind]
     return Paper(kind=kind, artifact_type=media_type, media_type=media_type, content=content, annotations=annotations)
