@@ -5,32 +5,41 @@ from __future__ import annotations
 import contextlib
 import os
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from datetime import datetime
 from pathlib import Path
 
-from mr_bundler.assemble import Assembled, Assembly
+from mr_bundler.assembly import Assembly
+from mr_bundler.audit.judge import AuditReport
+from mr_bundler.audit_gate import audit_environment
+from mr_bundler.build_inputs import part_keys, plan_build_needles
 from mr_bundler.build_record import Remembered, build_key, recall, remember
-from mr_bundler.bundle_layers import Compiler, bundle_layers
+from mr_bundler.bundle_layers import BundleLayers, Compiler, bundle_layers
+from mr_bundler.bundle_papers import attach_papers
 from mr_bundler.cache import BuildCache, default_cache
-from mr_bundler.environment import build_directory, list_tree, tree_of
-from mr_bundler.image import PackedLayer, creation_time, make_image, reference_name, write_image
+from mr_bundler.compose import Composition, compose
+from mr_bundler.environment import build_directory, tree_of
+from mr_bundler.examine_parts import Examination
+from mr_bundler.image import creation_time, forget_papers, make_image, name_image, reference_name, store_image
 from mr_bundler.interpreter import Interpreter, prepare_interpreter
+from mr_bundler.interpreter.contents import EXECUTABLE
 from mr_bundler.interpreter.host_search import locate_host_python
-from mr_bundler.leaks import Needle, plan_needles
-from mr_bundler.lock import Lock, inputs_digest
-from mr_bundler.recipe import Recipe
-from mr_bundler.result import BuildOptions, BuildResult, BuildStep, BuiltLayer
-from mr_bundler.uv import install_wheels
+from mr_bundler.lock import Lock, inputs_digest, refuse_pending
+from mr_bundler.modules import check_modules
+from mr_bundler.prebuild import run_prebuild, steps_for
+from mr_bundler.recipe import Recipe, SlimRules
+from mr_bundler.recipe_steps import PrebuildStep
+from mr_bundler.result import BuildOptions, BuildResult, BuildStep, BuiltLayer, built_layer, summarised
+from mr_bundler.shim_files import own_files
 from mr_core import __version__
 from mr_core.bundle_config import BundleConfig, Contents, HostRequirements
-from mr_core.errors import InvalidInputError
-from mr_core.events import Cancel, Notice, Phase, Reporter, SafeReporter, discard
+from mr_core.errors import InvalidInputError, UsageError
+from mr_core.events import Cancel, Level, Notice, Phase, Reporter, SafeReporter, discard
+from mr_core.layout import LayoutStore
 from mr_core.platform import Platform, Target
 
 __all__ = ["BuildOptions", "BuildResult", "BuildStep", "BuiltLayer", "build_bundle"]
-
-_EXECUTABLE = "bin/python3.12"
 
 
 def build_bundle(
@@ -54,18 +63,25 @@ def build_bundle(
         lock: The lock of this target.
         options: Where to, and with what.
         environ: ``SOURCE_DATE_EPOCH``, ``MR_CACHE``, ``MR_PYTHON_FROM``, ``HOME`` and what fetching honours.
-        report: Gets the phases ``interpreter``, ``wheels``, ``slim``, ``scripts``, ``audit``, ``shim``,
-            ``bytecode``, ``manifest``, ``pack`` and ``image``.
+        report: Gets the phases ``interpreter``, ``recall``, ``wheels``, ``scripts``, ``examine``, ``prebuild NAME``,
+            ``slim``, ``audit``, ``layers``, ``shim``, ``bytecode``, ``manifest``, ``pack``, ``image`` and ``papers``;
+            those that have nothing to do are left out.
         cancel: Stops at the next piece of work.
 
     Raises:
-        InvalidInputError: the lock belongs to another state of the recipe.
-        BuildError: a step failed, or the audit found something.
+        InvalidInputError: the lock belongs to another state of the recipe, or is not complete.
+        UsageError: the options contradict each other.
+        BuildError: a step failed, or the audit found something that the recipe does not allow.
         IntegrityError, UnavailableError, NotFoundError, UnsupportedError: from fetching.
         HostError: this machine stands in the way.
         CancelledError: asked to stop.
     """
     _check_lock(recipe, target, lock)
+    if options.require_pinned and (options.python_from or environ.get("MR_PYTHON_FROM")):
+        raise UsageError(
+            "Cannot take the pinned interpreter: a host Python was named as well",
+            hint="leave `--python-from` and MR_PYTHON_FROM away, or `--require-pinned`",
+        )
     build = _Build(
         recipe=recipe,
         target=target,
@@ -73,7 +89,7 @@ def build_bundle(
         options=options,
         environ=environ,
         created=creation_time(environ, lock.exclude_newer),
-        cache=options.cache or default_cache(environ),
+        cache=(options.cache or default_cache(environ)).absolute(),
         jobs=options.jobs or os.cpu_count() or 1,
         report=SafeReporter(report),
         cancel=cancel or Cancel(),
@@ -91,6 +107,7 @@ def _check_lock(recipe: Recipe, target: Target, lock: Lock) -> None:
             f"Cannot build `{recipe.backend}` for `{target}`: the lock belongs to another state of the recipe",
             hint="run `mr-bundle lock`",
         )
+    refuse_pending(lock, lock.packages)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -111,38 +128,29 @@ class _Build:
 
     def run(self) -> BuildResult:
         kept = BuildCache(self.cache)
-        key = build_key(self.recipe, self.target, self.lock, python=self._python_source(), created=self.created)
-        remembered = recall(kept, key, self.options.layout) if self.options.use_cache else None
-        if remembered is not None and remembered.pinned:
-            return self._up_to_date(remembered)
+        prebuild = steps_for(self.recipe.prebuild, self.target)
         with contextlib.ExitStack() as stack:
+            stack.enter_context(kept.in_use(report=self.report, cancel=self.cancel))
+            key = build_key(
+                self.recipe, self.target, self.lock, options=self.options, environ=self.environ, created=self.created
+            )
+            remembered = recall(kept, key, self.options.layout) if self.options.use_cache else None
+            if remembered is not None and remembered.pinned:
+                return self._up_to_date(remembered)
+            with self._step("interpreter"):
+                interpreter = self._prepare()
+            if remembered is not None and remembered.interpreter == interpreter.identity:
+                return self._up_to_date(remembered)
             scratch = stack.enter_context(build_directory(self.cache / "tmp"))
             work = self.options.work
             place = scratch if work is None else stack.enter_context(build_directory(work))
-            root = tree_of(place)
-            with self._step("interpreter"):
-                interpreter = self._prepare(root)
-            if remembered is not None and remembered.interpreter == interpreter.identity:
-                return self._up_to_date(remembered)
+            cache = kept if self.options.use_cache else BuildCache(scratch / "cache")
             compiler = self._compiler(interpreter)
-            needles = self._needles(place, scratch, interpreter)
-            assembled = self._assemble(root, compiler, needles)
-            packed = bundle_layers(
-                root,
-                assembled,
-                compiler=compiler,
-                needles=needles,
-                describe=lambda contents: self._config(interpreter, contents),
-                cache=kept if self.options.use_cache else BuildCache(scratch / "cache"),
-                scratch=scratch,
-                jobs=self.jobs,
-                step=self._step,
-                report=self.report,
-                cancel=self.cancel,
-            )
-            with self._step("image"):
-                result = self._write(packed.config, packed.layers)
-            result = replace(result, steps=tuple(self.steps))
+            assembly = self._assembly(interpreter, compiler, cache, place, scratch)
+            composition = self._compose(assembly, steps=prebuild)
+            audit = self._audit(composition, assembly)
+            packed = self._layers(composition, assembly, audit, compiler, scratch)
+            result = self._write(packed, assembly, composition, audit)
             if self.options.use_cache:
                 pinned = interpreter.source != "host"
                 remember(kept, key, result, interpreter=interpreter.identity, pinned=pinned)
@@ -152,18 +160,14 @@ class _Build:
         self.report(Notice(code="up-to-date", message=f"`{remembered.result.ref_name}` is up to date"))
         return remembered.result
 
-    def _python_source(self) -> tuple[str, ...]:
-        named = self.options.python_from or self.environ.get("MR_PYTHON_FROM", "")
-        return str(named), str(self.options.python_archive or "")
-
-    def _prepare(self, root: Path) -> Interpreter:
+    def _prepare(self) -> Interpreter:
         return prepare_interpreter(
             self.lock.python,
             self.target,
-            destination=root,
             cache=self.cache,
             python_from=self.options.python_from,
             python_archive=self.options.python_archive,
+            fallback=not self.options.require_pinned,
             environ=self.environ,
             report=self.report,
             cancel=self.cancel,
@@ -172,38 +176,112 @@ class _Build:
     def _compiler(self, interpreter: Interpreter) -> Compiler:
         """Return what compiles bytecode and installs wheels: the bundle's own interpreter where it runs here."""
         if self.target.platform == Platform.host():
-            return Compiler(python=interpreter.prefix / _EXECUTABLE, identity=interpreter.identity)
+            return Compiler(python=interpreter.prefix / EXECUTABLE, identity=interpreter.identity)
         host = locate_host_python(environ=self.environ)
         return Compiler(python=host.executable, identity=f"cpython {host.version} (host)")
 
-    def _needles(self, place: Path, scratch: Path, interpreter: Interpreter) -> tuple[Needle, ...]:
-        home = self.environ.get("HOME") or "/"
-        uv_cache = self.environ.get("UV_CACHE_DIR") or f"{self.environ.get('XDG_CACHE_HOME') or f'{home}/.cache'}/uv"
-        paths: dict[str, list[Path | str]] = {
-            "build directory": [place, scratch],
-            "cache directory": [self.cache],
-            "uv cache": [uv_cache],
-        }
-        if interpreter.source == "host":
-            named = self.options.python_from
-            paths["interpreter's source"] = [locate_host_python(named, environ=self.environ).prefix]
-        return plan_needles(paths, home=home)
+    def _assembly(
+        self, interpreter: Interpreter, compiler: Compiler, cache: BuildCache, place: Path, scratch: Path
+    ) -> Assembly:
+        lasting, passing = plan_build_needles(
+            interpreter, cache=self.cache, places=(place, scratch), environ=self.environ
+        )
+        return Assembly(
+            lock=self.lock,
+            interpreter=interpreter,
+            python=compiler.python,
+            root=tree_of(place),
+            scratch=place,
+            examination=Examination(
+                needles=(*lasting, *passing), jobs=self.jobs, report=self.report, cancel=self.cancel
+            ),
+            keys=part_keys(self.lock, interpreter, lasting),
+            cache=cache,
+            wheels=self.cache,
+        )
 
-    def _assemble(self, root: Path, compiler: Compiler, needles: tuple[Needle, ...]) -> Assembled:
-        before = list_tree(root)
+    def _compose(self, assembly: Assembly, *, steps: Sequence[PrebuildStep]) -> Composition:
+        """Return the environment, slimmed and whole."""
+        if not steps:
+            with self._step("recall"):
+                assembly.recall()
         with self._step("wheels"):
-            install_wheels(self.lock, prefix=root, python=compiler.python, report=self.report, cancel=self.cancel)
-            assembly = Assembly(root, before, report=self.report, cancel=self.cancel)
-        with self._step("slim"):
-            assembly.slim(self.recipe.slim)
-        with self._step("scripts"):
-            assembly.write_scripts()
-            assembly.check_modules(self.recipe.launch, self.recipe.probe)
+            assembly.complete()
+        if steps:
+            with self._step("prebuild"):
+                self._run_prebuild(assembly, steps)
+        with self._step("slim"), Phase(self.report, "slim") as phase:
+            composition = compose(assembly.parts, self.recipe.slim)
+            savings = composition.slim.savings
+            phase.detail = {
+                "files": sum(saving.files for saving in savings),
+                "bytes": sum(saving.bytes for saving in savings),
+            }
+        if composition.slim.unused:
+            text = f"These slim rules match nothing: {', '.join(composition.slim.unused)}"
+            self.report(Notice(code="slim-unused", message=text, level=Level.WARNING))
+        return composition
+
+    def _run_prebuild(self, assembly: Assembly, steps: Sequence[PrebuildStep]) -> None:
+        """Let the recipe's own steps add to the whole environment, as it is before slimming."""
+        composition = compose(assembly.parts, SlimRules())
+        assembly.bring(list(assembly.parts), composition)
+        epoch = str(int(datetime.fromisoformat(self.created).timestamp()))
+        for step in steps:
+            part = run_prebuild(
+                step,
+                assembly.root,
+                python=assembly.root / EXECUTABLE,
+                epoch=epoch,
+                scratch=assembly.scratch,
+                examination=assembly.examination,
+            )
+            assembly.add(part)
+
+    def _audit(self, composition: Composition, assembly: Assembly) -> AuditReport:
         with self._step("audit"):
-            return assembly.audit(needles, jobs=self.jobs)
+            report = audit_environment(
+                composition,
+                assembly.parts,
+                recipe=self.recipe,
+                target=self.target,
+                requires=self._requires(assembly.interpreter),
+                strict=self.options.strict,
+                report=self.report,
+            )
+            check_modules(composition.entries, self.recipe.launch, self.recipe.probe, roots=composition.import_roots)
+        return report
+
+    def _layers(
+        self,
+        composition: Composition,
+        assembly: Assembly,
+        audit: AuditReport,
+        compiler: Compiler,
+        scratch: Path,
+    ) -> BundleLayers:
+        return bundle_layers(
+            assembly.root,
+            composition,
+            bring=lambda owners: assembly.bring(owners, composition),
+            own_files=own_files(self.recipe.raw, self.lock.dump()),
+            honest={finding.path for finding, _ in audit.allowed if finding.kind == "leaked-path"},
+            compiler=compiler,
+            needles=assembly.examination.needles,
+            describe=lambda contents: self._config(assembly.interpreter, contents),
+            cache=assembly.cache,
+            scratch=scratch,
+            jobs=self.jobs,
+            step=self._step,
+            report=self.report,
+            cancel=self.cancel,
+        )
+
+    def _requires(self, interpreter: Interpreter) -> HostRequirements:
+        requires = self.recipe.target(self.target).requires
+        return replace(requires, glibc=_higher(requires.glibc, interpreter.glibc))
 
     def _config(self, interpreter: Interpreter, contents: Contents) -> BundleConfig:
-        requires = self.recipe.target(self.target).requires
         return BundleConfig(
             backend=self.recipe.backend,
             version=self.lock.version,
@@ -213,12 +291,7 @@ class _Build:
             license=self.recipe.license,
             python_version=interpreter.version,
             python_source=interpreter.source,
-            requires=HostRequirements(
-                glibc=_higher(requires.glibc, interpreter.glibc),
-                macos=requires.macos,
-                cuda_driver=requires.cuda_driver,
-                cpu_features=requires.cpu_features,
-            ),
+            requires=self._requires(interpreter),
             contents=contents,
             probe=self.recipe.probe,
             launch=self.recipe.launch,
@@ -227,18 +300,34 @@ class _Build:
             builder=f"mr-bundle {__version__}",
         )
 
-    def _write(self, config: BundleConfig, layers: tuple[PackedLayer, ...]) -> BuildResult:
+    def _write(
+        self, packed: BundleLayers, assembly: Assembly, composition: Composition, audit: AuditReport
+    ) -> BuildResult:
+        """Write blobs, manifest, papers and index in this order; the name appears last."""
+        config, layers = packed.config, packed.layers
         image = make_image(config, layers, created=self.created)
-        with Phase(self.report, "image", str(self.options.layout)):
-            index = write_image(
-                image,
-                layers,
-                layout=self.options.layout,
-                config=config,
-                jobs=self.jobs,
-                report=self.report,
-                cancel=self.cancel,
-            )
+        store = LayoutStore(self.options.layout, create=True, cancel=self.cancel)
+        try:
+            with self._step("image"), Phase(self.report, "image", str(self.options.layout)):
+                store_image(store, image, layers, jobs=self.jobs, report=self.report, cancel=self.cancel)
+            with self._step("papers"):
+                papers = attach_papers(
+                    store,
+                    image.entry,
+                    config=config,
+                    owned=packed.owned,
+                    parts=assembly.parts,
+                    recipe=self.recipe,
+                    lock=self.lock,
+                    interpreter=assembly.interpreter,
+                    created=self.created,
+                    report=self.report,
+                    cancel=self.cancel,
+                )
+            index = name_image(store, image, config)
+        except BaseException:
+            forget_papers(store, image)
+            raise
         return BuildResult(
             digest=image.manifest.digest,
             index_digest=index.digest,
@@ -247,8 +336,12 @@ class _Build:
             target=config.target,
             installed_bytes=config.contents.bytes,
             file_count=config.contents.count,
-            layers=tuple(_built(layer) for layer in layers),
+            layers=tuple(built_layer(layer) for layer in layers),
             compressed_bytes=sum(layer.blob.size for layer in layers),
+            audit=summarised(audit),
+            slim=tuple(sorted(composition.slim.savings, key=lambda saving: -saving.bytes)),
+            papers=papers,
+            steps=tuple(self.steps),
         )
 
     @contextlib.contextmanager
@@ -257,17 +350,6 @@ class _Build:
         begin = time.monotonic()
         yield
         self.steps.append(BuildStep(name=name, seconds=round(time.monotonic() - begin, 3)))
-
-
-def _built(layer: PackedLayer) -> BuiltLayer:
-    return BuiltLayer(
-        name=layer.plan.name,
-        distributions=tuple(owner for owner in layer.plan.owners if not owner.startswith("(")),
-        digest=layer.digest,
-        size=layer.blob.size,
-        bytes=layer.bytes,
-        cached=layer.cached,
-    )
 
 
 def _higher(first: str, second: str) -> str:

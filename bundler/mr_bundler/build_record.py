@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,44 +12,51 @@ from typing import Any
 import mr_bundler
 import mr_core
 import mr_shim
+from mr_bundler.bundle_papers import has_papers
 from mr_bundler.cache import BuildCache
 from mr_bundler.image import find_target
 from mr_bundler.lock import Lock
 from mr_bundler.pack import compressor_identity
 from mr_bundler.recipe import Recipe
-from mr_bundler.result import BuildResult, BuiltLayer
+from mr_bundler.result import AllowedFinding, AuditSummary, BuildOptions, BuildResult, BuiltLayer, BuiltPaper
+from mr_bundler.slim import SlimSaving
 from mr_core.decode import dump_json
 from mr_core.digest import Digest
-from mr_core.errors import BundleError, NotFoundError
+from mr_core.errors import BundleError
 from mr_core.layout import LayoutStore
 from mr_core.platform import Target
 
 _KIND = "builds"
 
 
-def build_key(recipe: Recipe, target: Target, lock: Lock, *, python: tuple[str, ...], created: str) -> str:
+def build_key(
+    recipe: Recipe, target: Target, lock: Lock, *, options: BuildOptions, environ: Mapping[str, str], created: str
+) -> str:
     """Return a digest of everything that decides a bundle, except which interpreter is found where none is pinned.
 
     Args:
-        recipe: Its fields count, its place does not.
+        recipe: Its text counts, its place does not.
         target: One of the recipe.
         lock: Of this target.
-        python: Where the interpreter is to come from, when the caller says.
+        options: Where the interpreter is to come from, and how strict the audit is.
+        environ: May name the interpreter too.
         created: Time in the image config.
     """
     facts = [
         tool_identity(),
         compressor_identity(),
-        [recipe.backend, recipe.summary, recipe.homepage, recipe.license, recipe.api],
-        [recipe.probe.to_json(), recipe.launch.to_json(), recipe.target(target).requires.to_json()],
-        [list(recipe.slim.remove), list(recipe.slim.keep)],
+        hashlib.sha256(recipe.raw).hexdigest(),
         hashlib.sha256(lock.dump()).hexdigest(),
-        list(python),
+        str(target),
+        str(options.python_from or environ.get("MR_PYTHON_FROM", "")),
+        str(options.python_archive or ""),
+        options.strict,
         created,
     ]
     return hashlib.sha256(dump_json(facts)).hexdigest()
 
 
+@functools.cache
 def tool_identity() -> str:
     """Return a digest of this tool's own code: during development its version does not change with it."""
     digest = hashlib.sha256()
@@ -75,7 +83,7 @@ class Remembered:
 
 
 def recall(cache: BuildCache, key: str, layout: Path) -> Remembered | None:
-    """Return the last build of ``key`` when its bundle lies complete in ``layout``, under its name."""
+    """Return the last build of ``key`` when its bundle and papers lie complete in ``layout``, under its name."""
     record = cache.load_record(_KIND, key)
     if record is None:
         return None
@@ -84,10 +92,12 @@ def recall(cache: BuildCache, key: str, layout: Path) -> Remembered | None:
         store = LayoutStore(layout)
         top = store.resolve(result.ref_name)
         entry = find_target(store, result.ref_name, str(result.target))
-    except (NotFoundError, BundleError, KeyError, TypeError):
+        if entry is None or entry.digest != result.digest or not has_papers(store, result.digest, result.papers):
+            return None
+    except (BundleError, KeyError, TypeError, ValueError):
         return None
-    if entry is None or entry.digest != result.digest:
-        return None
+    for layer in result.layers:
+        cache.touch_blob(layer.digest)
     return Remembered(
         result=dataclasses.replace(result, index_digest=top.digest, skipped=True, steps=()),
         interpreter=record["interpreter"],
@@ -97,42 +107,48 @@ def recall(cache: BuildCache, key: str, layout: Path) -> Remembered | None:
 
 def remember(cache: BuildCache, key: str, result: BuildResult, *, interpreter: str, pinned: bool) -> None:
     """Keep what a build gave."""
-    value: dict[str, Any] = {field.name: getattr(result, field.name) for field in dataclasses.fields(result)}
-    value |= {name: str(value[name]) for name in ("digest", "index_digest", "target")}
-    value |= {"layers": [_layer_value(layer) for layer in result.layers], "steps": []}
+    value = _plain(dataclasses.replace(result, steps=()))
     cache.save_record(_KIND, key, {"result": value, "interpreter": interpreter, "pinned": pinned})
 
 
-def _layer_value(layer: BuiltLayer) -> dict[str, Any]:
-    return {
-        "name": layer.name,
-        "distributions": list(layer.distributions),
-        "digest": str(layer.digest),
-        "size": layer.size,
-        "bytes": layer.bytes,
-    }
+def _plain(value: Any) -> Any:
+    match value:
+        case Digest() | Target():
+            return str(value)
+        case tuple():
+            return [_plain(item) for item in value]
+        case _ if dataclasses.is_dataclass(value) and not isinstance(value, type):
+            return {item.name: _plain(getattr(value, item.name)) for item in dataclasses.fields(value)}
+        case _:
+            return value
 
 
 def _result(value: Mapping[str, Any]) -> BuildResult:
-    layers = tuple(
+    """Read what `_plain` made of a result; every layer comes from the cache now."""
+    layers = [
         BuiltLayer(
-            name=layer["name"],
-            distributions=tuple(layer["distributions"]),
-            digest=Digest.parse(layer["digest"]),
-            size=layer["size"],
-            bytes=layer["bytes"],
-            cached=True,
+            **{
+                **layer,
+                "digest": Digest.parse(layer["digest"]),
+                "distributions": tuple(layer["distributions"]),
+                "cached": True,
+            }
         )
         for layer in value["layers"]
-    )
+    ]
+    audit = value["audit"]
     return BuildResult(
-        digest=Digest.parse(value["digest"]),
-        index_digest=Digest.parse(value["index_digest"]),
-        ref_name=value["ref_name"],
-        version=value["version"],
-        target=Target.parse(value["target"]),
-        installed_bytes=value["installed_bytes"],
-        file_count=value["file_count"],
-        layers=layers,
-        compressed_bytes=value["compressed_bytes"],
+        **{
+            **value,
+            "digest": Digest.parse(value["digest"]),
+            "index_digest": Digest.parse(value["index_digest"]),
+            "target": Target.parse(value["target"]),
+            "layers": tuple(layers),
+            "audit": AuditSummary(**{**audit, "allowed": tuple(AllowedFinding(**item) for item in audit["allowed"])}),
+            "slim": tuple(SlimSaving(**item) for item in value["slim"]),
+            "papers": tuple(
+                BuiltPaper(**{**paper, "digest": Digest.parse(paper["digest"])}) for paper in value["papers"]
+            ),
+            "steps": (),
+        }
     )

@@ -1,27 +1,28 @@
-"""Turn an assembled environment into packed layers: bytecode, the bundle's own files, tar and compression.
+"""Turn a composed environment into packed layers: bytecode, the bundle's own files, tar and compression.
 
-A layer that an earlier build packed from the same files is taken from the cache, bytecode and all.
+A layer that an earlier build packed from the same files is taken from the cache, bytecode and all; the files of the
+others are brought to disk first.
 """
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 
-from mr_bundler.assemble import Assembled
-from mr_bundler.bytecode import Compiled, bytecode_identity, compile_sources, is_source
+from mr_bundler.audit.path_rules import directories_of
+from mr_bundler.bytecode import Compiled, bytecode_identity, compile_sources, is_source, source_of
 from mr_bundler.cache import BuildCache, CachedLayer
+from mr_bundler.compose import Composition
 from mr_bundler.environment import remove_files, write_file
 from mr_bundler.image import PackedLayer
 from mr_bundler.layers import LayerPlan, plan_layers
 from mr_bundler.leaks import Needle, judge_leaks, refuse_leaks
 from mr_bundler.pack import layer_key, pack_layer
 from mr_bundler.parallel import Check, run_tasks
-from mr_bundler.shim_files import shim_files
-from mr_bundler.tree_paths import directories_of
+from mr_bundler.parts import OWN
 from mr_core.bundle_config import BundleConfig, Contents
 from mr_core.digest import Digest
 from mr_core.durable import host_errors
@@ -30,8 +31,6 @@ from mr_core.events import Cancel, Level, Notice, Phase, Reporter, Unit
 from mr_core.file_manifest import BUNDLE_PATH, FILES_PATH, Entry, FileEntry, dump_entries
 from mr_core.store import BlobFile
 
-OWN = "(bundle)"
-"""Owner of the files this project puts into a bundle."""
 _MANY_BYTES = 256 << 20  # a layer this large keeps several threads of the compressor busy
 
 
@@ -45,10 +44,17 @@ class Compiler:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BundleLayers:
-    """All layers of a bundle, in the order of the image, and the bundle config the last one holds."""
+    """All layers of a bundle.
+
+    Attributes:
+        layers: In the order of the image.
+        config: The bundle config, which the last one holds.
+        owned: Everything in them by owner, bytecode and the bundle's own files included.
+    """
 
     layers: tuple[PackedLayer, ...]
     config: BundleConfig
+    owned: Mapping[str, Sequence[Entry]]
 
 
 @dataclass(slots=True)
@@ -71,8 +77,11 @@ class _Layer:
 
 def bundle_layers(
     root: Path,
-    assembled: Assembled,
+    composition: Composition,
     *,
+    bring: Callable[[Collection[str]], None],
+    own_files: Mapping[str, tuple[bytes, bool]],
+    honest: Collection[str],
     compiler: Compiler,
     needles: Sequence[Needle],
     describe: Callable[[Contents], BundleConfig],
@@ -86,8 +95,11 @@ def bundle_layers(
     """Return every layer packed, as a blob in the cache; the files of the tree that went into one are removed.
 
     Args:
-        root: The tree.
-        assembled: What is in it.
+        root: Where files of the environment come together.
+        composition: What is in it.
+        bring: Puts the files of some owners there.
+        own_files: Content and executability by path of what the last layer holds beside what describes the bundle.
+        honest: Sources whose bytecode may name directories of this machine as they do.
         compiler: Compiles bytecode.
         needles: Must not occur in bytecode.
         describe: Makes the bundle config once the contents are known.
@@ -99,12 +111,16 @@ def bundle_layers(
         cancel: Stops at the next piece.
     """
     identity = bytecode_identity(compiler.identity)
+    with step("layers"):
+        layers = [_Layer(plan, layer_key(plan.entries, identity)) for plan in plan_layers(composition.owned)]
+        with Phase(report, "layers", total=len(layers)) as phase:
+            _recall(layers, cache, jobs, cancel)
+            open_layers = [layer for layer in layers if layer.known is None]
+            phase.detail = {"known": len(layers) - len(open_layers), "new": len(open_layers)}
+        bring([owner for layer in open_layers for owner in layer.plan.owners])
     with step("shim"), Phase(report, "shim"):
-        own = _Layer(_write_shim(root, assembled), "")
+        own = _Layer(_write_own(root, composition, own_files), "")
     with step("bytecode"):
-        layers = [_Layer(plan, layer_key(plan.entries, identity)) for plan in plan_layers(assembled.owned)]
-        _recall(layers, cache, jobs, cancel)
-        open_layers = [layer for layer in layers if layer.known is None]
         compiled = _compile(
             root,
             [*open_layers, own],
@@ -114,7 +130,7 @@ def bundle_layers(
             report=report,
             cancel=cancel,
         )
-        _refuse_bytecode_leaks(compiled, assembled, needles)
+        _refuse_bytecode_leaks(compiled, composition, honest, needles)
     with step("manifest"), Phase(report, "manifest"):
         config, own = _write_manifest(root, layers, own, describe)
         own.key = layer_key(own.plan.entries, identity)
@@ -123,7 +139,9 @@ def bundle_layers(
         own.known = cache.load_layer(own.key)
         own.cached = own.known is not None
         _pack(root, layers, cache=cache, scratch=scratch, jobs=jobs, report=report, cancel=cancel)
-    return BundleLayers(layers=tuple(_packed(layer, cache) for layer in layers), config=config)
+    return BundleLayers(
+        layers=tuple(_packed(layer, cache) for layer in layers), config=config, owned=_everything_owned(layers)
+    )
 
 
 def _recall(layers: Sequence[_Layer], cache: BuildCache, jobs: int, cancel: Cancel) -> None:
@@ -141,10 +159,10 @@ def _recall(layers: Sequence[_Layer], cache: BuildCache, jobs: int, cancel: Canc
     run_tasks([task(layer) for layer in layers], jobs=jobs, cancel=cancel)
 
 
-def _write_shim(root: Path, assembled: Assembled) -> LayerPlan:
-    taken = {entry.path for entries in assembled.owned.values() for entry in entries}
+def _write_own(root: Path, composition: Composition, own_files: Mapping[str, tuple[bytes, bool]]) -> LayerPlan:
+    taken = composition.entries
     entries: list[Entry] = []
-    for path, (content, executable) in shim_files().items():
+    for path, (content, executable) in own_files.items():
         if path in taken:
             raise BuildError(f"Cannot write `{path}`: a wheel brings a file of this name")
         write_file(root, path, content, executable=executable)
@@ -190,9 +208,12 @@ def _compile(
     return compiled
 
 
-def _refuse_bytecode_leaks(compiled: Compiled, assembled: Assembled, needles: Sequence[Needle]) -> None:
-    honest = [path for path, source in compiled.sources.items() if source in assembled.unchanged]
-    refuse_leaks(judge_leaks(compiled.needles, needles, unchanged=honest))
+def _refuse_bytecode_leaks(
+    compiled: Compiled, composition: Composition, honest: Collection[str], needles: Sequence[Needle]
+) -> None:
+    unchanged = [path for path, source in compiled.sources.items() if source in composition.unchanged]
+    found = {path: indexes for path, indexes in compiled.needles.items() if compiled.sources[path] not in honest}
+    refuse_leaks(judge_leaks(found, needles, unchanged=unchanged))
 
 
 def _write_manifest(
@@ -205,7 +226,7 @@ def _write_manifest(
         digest=Digest.of(manifest),
         size=len(manifest),
         count=len(everything),
-        directories=len(directories_of(entry.path for entry in everything)),
+        directories=len(directories_of([entry.path for entry in everything])),
         bytes=sum(entry.size for entry in everything if isinstance(entry, FileEntry)),
     )
     config = describe(contents)
@@ -264,6 +285,19 @@ def _pack(
 
 def _bytes(layer: _Layer) -> int:
     return sum(entry.size for entry in (*layer.plan.entries, *layer.bytecode) if isinstance(entry, FileEntry))
+
+
+def _everything_owned(layers: Sequence[_Layer]) -> dict[str, list[Entry]]:
+    """Return what is in the layers by owner; bytecode belongs to the owner of its source."""
+    owned: dict[str, list[Entry]] = {}
+    for layer in layers:
+        homes: dict[str, str] = {}
+        for owner, entries in zip(layer.plan.owners, layer.plan.parts, strict=True):
+            owned[owner] = list(entries)
+            homes |= {entry.path: owner for entry in entries}
+        for entry in layer.bytecode:
+            owned[homes[source_of(entry.path)]].append(entry)
+    return owned
 
 
 def _packed(layer: _Layer, cache: BuildCache) -> PackedLayer:

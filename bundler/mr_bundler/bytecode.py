@@ -31,6 +31,7 @@ _CHUNK_FILES = 400
 _WORKER = Path(__file__).with_name("bytecode_worker.py")
 _ROOTS = (SITE_PACKAGES.rpartition("/")[0] + "/", ".mr/shim/")
 _MARSHAL = 2
+_SUFFIX = ".cpython-312.pyc"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,6 +54,12 @@ class Compiled:
 def is_source(path: str) -> bool:
     """Whether ``path``, relative to the root of the tree, gets bytecode beside it."""
     return path.endswith(".py") and path.startswith(_ROOTS)
+
+
+def source_of(path: str) -> str:
+    """Return the source of a bytecode file, ``a/__pycache__/b.cpython-312.pyc`` of ``a/b.py``."""
+    directory, _, name = path.rpartition("/")
+    return f"{directory.rpartition('/')[0]}/{name.removesuffix(_SUFFIX)}.py"
 
 
 def bytecode_identity(python: str) -> str:

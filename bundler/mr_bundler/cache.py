@@ -1,7 +1,8 @@
 """What earlier builds made, found again by what it was made from; a damaged entry is as good as none.
 
-Below the cache directory: ``layers/<key>`` and ``builds/<key>`` are records (the sha256 of the rest, a newline, JSON),
-``blobs/sha256/<hex>`` are compressed layers. Nothing is synced: after a power loss the digests tell what is left.
+Below the cache directory: ``parts/<key>``, ``layers/<key>`` and ``builds/<key>`` are records (the sha256 of the rest,
+a newline, JSON), ``blobs/sha256/<hex>`` are compressed layers. Nothing is synced: after a power loss the digests tell
+what is left. What is used is touched, so that its time tells what is not (`mr_bundler.cache_usage`).
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,9 +19,13 @@ from mr_core.decode import dump_json, parse_json
 from mr_core.digest import Digest
 from mr_core.durable import host_errors, make_directories
 from mr_core.errors import BundleError
+from mr_core.events import Cancel, Reporter, discard
 from mr_core.file_manifest import FileEntry
+from mr_core.flock import wait_lock
 
-_FORMAT = 1
+LOCK = ".lock"
+"""Held shared by builds, exclusively by whoever prunes."""
+_FORMAT = 2
 _MOST_RECORD_BYTES = 256 << 20
 
 
@@ -30,6 +35,12 @@ def default_cache(environ: Mapping[str, str] = os.environ) -> Path:
         return Path(named)
     base = environ.get("XDG_CACHE_HOME", "")
     return (Path(base) if base.startswith("/") else Path.home() / ".cache") / "mr-bundle"
+
+
+def touch_entry(place: Path) -> None:
+    """Note that something in the cache was used."""
+    with contextlib.suppress(OSError):  # a cache that may only be read is used all the same
+        os.utime(place)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,6 +68,18 @@ class BuildCache:
     def __init__(self, directory: Path) -> None:
         self._directory = directory
 
+    @contextlib.contextmanager
+    def in_use(self, *, report: Reporter = discard, cancel: Cancel | None = None) -> Iterator[None]:
+        """Keep the cache from being pruned; waits while it is."""
+        make_directories(self._directory)
+        lock = wait_lock(self._directory / LOCK, what="the cache", shared=True, report=report, cancel=cancel)
+        with lock:
+            yield
+
+    def touch_blob(self, digest: Digest) -> None:
+        """Note that a blob was used."""
+        touch_entry(self.blob_path(digest))
+
     def blob_path(self, digest: Digest) -> Path:
         """Return where the blob lies or would lie."""
         return self._directory / "blobs" / digest.algorithm / digest.hex
@@ -81,6 +104,8 @@ class BuildCache:
                 intact = Digest.of_file(blob) == layer.digest and blob.tell() == layer.size
         except (OSError, KeyError, TypeError, ValueError, BundleError):
             return None
+        if intact:
+            self.touch_blob(layer.digest)
         return layer if intact else None
 
     def save_layer(self, key: str, layer: CachedLayer, blob: Path) -> None:
@@ -98,12 +123,15 @@ class BuildCache:
         }
         self.save_record("layers", key, record)
 
-    def load_record(self, kind: str, key: str) -> dict[str, Any] | None:
-        """Return a record, or None when it is absent or damaged."""
+    def load_record(self, kind: str, key: str, *, touch: bool = True) -> dict[str, Any] | None:
+        """Return a record, or None when it is absent or damaged; ``touch`` says whether that counts as use."""
+        place = self._directory / kind / key
         try:
-            raw = (self._directory / kind / key).read_bytes()
+            raw = place.read_bytes()
         except OSError:
             return None
+        if touch:
+            touch_entry(place)
         digest, _, content = raw.partition(b"\n")
         if hashlib.sha256(content).hexdigest().encode() != digest:
             return None

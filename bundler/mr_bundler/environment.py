@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from mr_core.durable import host_errors, make_directories, remove_tree
-from mr_core.errors import BundleError, HostError
+from mr_core.errors import BuildError, BundleError, HostError
 from mr_core.flock import FileLock, try_lock
 
 _PREFIX = "mr-build-"
@@ -86,11 +86,18 @@ def list_tree(root: Path) -> dict[str, Found]:
     """Return all files and links below ``root`` by their path relative to it, sorted by its bytes.
 
     Raises:
+        BuildError: when a name is not UTF-8: no document of a bundle could hold it.
         HostError: when something cannot be read.
     """
     found: dict[str, Found] = {}
     with host_errors("read", root):
         _list(os.fspath(root), "", found)
+    for path in found:
+        if not path.isascii():
+            try:
+                path.encode()
+            except UnicodeEncodeError as error:
+                raise BuildError(f"Cannot use the environment: the name of {path!a} is not UTF-8") from error
     return {path: found[path] for path in sorted(found, key=os.fsencode)}
 
 
@@ -112,6 +119,18 @@ def remove_files(root: Path, paths: Iterable[str]) -> None:
     with host_errors("remove files in", root):
         for path in paths:
             os.unlink(os.path.join(root, path))  # noqa: PTH108, PTH118 - thousands of them
+
+
+def move_files(source: Path, root: Path, paths: Iterable[str]) -> None:
+    """Move files from one tree to another on the same filesystem; what lies there under the same path is replaced."""
+    made: set[str] = set()
+    with host_errors("move files to", root):
+        for path in paths:
+            directory = path.rpartition("/")[0]
+            if directory not in made:
+                (root / directory).mkdir(parents=True, exist_ok=True)
+                made.add(directory)
+            os.rename(f"{source}/{path}", f"{root}/{path}")  # noqa: PTH104 - thousands of them
 
 
 def write_file(root: Path, path: str, content: bytes, *, executable: bool = False) -> None:

@@ -1,4 +1,4 @@
-"""Read every file of the environment once: its digest, and which needles it holds."""
+"""Read every file of the environment once: its digest, which needles it holds, and what is notable about it."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from mr_bundler.audit.facts import FileFacts, read_facts
 from mr_bundler.parallel import Check, run_tasks
 from mr_core.durable import host_errors
 from mr_core.events import Cancel
@@ -23,6 +24,7 @@ class Examined(NamedTuple):
     size: int
     sha256: str
     needles: tuple[int, ...]
+    facts: FileFacts | None = None
 
 
 def examine_bytes(content: bytes, needles: Sequence[bytes]) -> Examined:
@@ -59,7 +61,7 @@ def examine_files(
         def run(check: Check) -> None:
             check()
             for path in batch:
-                found[path] = _examine(os.path.join(root, path), needles, check)  # noqa: PTH118 - a hot loop
+                found[path] = _examine(os.path.join(root, path), path, needles, check)  # noqa: PTH118 - a hot loop
             progress(len(found))
 
         return run
@@ -81,13 +83,14 @@ def _batches(sizes: dict[str, int]) -> list[list[str]]:
     return batches
 
 
-def _examine(place: str, needles: Sequence[bytes], check: Check) -> Examined:
+def _examine(place: str, path: str, needles: Sequence[bytes], check: Check) -> Examined:
     with host_errors("read", place), open(place, "rb", buffering=0) as file:  # noqa: PTH123 - a hot loop
         content = file.read(_CHUNK)
         if len(content) < _CHUNK:
             while rest := file.read(_CHUNK):  # a read may be short, a file may have grown
                 content += rest
-            return examine_bytes(content, needles)
+            return examine_bytes(content, needles)._replace(facts=read_facts(place, path, content))
+        facts = read_facts(place, path, content)
         hasher = hashlib.sha256(content)
         found = {index for index, needle in enumerate(needles) if needle in content}
         overlap = max(map(len, needles), default=1) - 1
@@ -100,4 +103,4 @@ def _examine(place: str, needles: Sequence[bytes], check: Check) -> Examined:
             window = tail + content
             found.update(index for index, needle in enumerate(needles) if needle in window)
             tail = window[-overlap:] if overlap else b""
-    return Examined(size, hasher.hexdigest(), tuple(sorted(found)))
+    return Examined(size, hasher.hexdigest(), tuple(sorted(found)), facts)

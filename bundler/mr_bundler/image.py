@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from pathlib import Path
 
 from mr_bundler.layers import LayerPlan
 from mr_bundler.parallel import Check, run_tasks
@@ -23,9 +23,10 @@ from mr_core.bundle_config import (
     LABEL,
     BundleConfig,
 )
+from mr_core.bundle_index import bundle_entry, bundle_index
 from mr_core.decode import dump_json
 from mr_core.digest import Digest
-from mr_core.errors import InvalidInputError, NotFoundError
+from mr_core.errors import BundleError, InvalidInputError, NotFoundError
 from mr_core.events import Cancel, Reporter
 from mr_core.layout import LayoutStore
 from mr_core.manifest import (
@@ -36,11 +37,11 @@ from mr_core.manifest import (
     Descriptor,
     Index,
     Manifest,
-    make_index,
     make_manifest,
     parse_document,
 )
 from mr_core.memory import BytesStream
+from mr_core.referrer_index import fallback_name
 from mr_core.store import BlobFile
 
 _IMAGE = "org.opencontainers.image."
@@ -124,32 +125,19 @@ def make_image(config: BundleConfig, layers: Sequence[PackedLayer], *, created: 
         tuple(_descriptor(layer) for layer in layers),
         annotations,
     )
-    entry = Descriptor(
-        media_type=MEDIA_MANIFEST,
-        digest=manifest.digest,
-        size=len(manifest.raw),
-        annotations=annotations,
-        platform=platform,
-    )
-    return Image(config=image_config, manifest=manifest, entry=entry)
+    return Image(config=image_config, manifest=manifest, entry=bundle_entry(manifest))
 
 
-def write_image(
+def store_image(
+    store: LayoutStore,
     image: Image,
     layers: Sequence[PackedLayer],
     *,
-    layout: Path,
-    config: BundleConfig,
     jobs: int,
     report: Reporter,
     cancel: Cancel,
-) -> Descriptor:
-    """Write blobs, manifest and index in this order, and return the index; its name appears last.
-
-    Raises:
-        InvalidInputError: when the name belongs to something that is not an index.
-    """
-    store = LayoutStore(layout, create=True, cancel=cancel)
+) -> None:
+    """Write the blobs of a bundle and its manifest, which nothing names yet."""
 
     def put(layer: PackedLayer) -> None:
         with FileStream(layer.blob) as stream:
@@ -162,20 +150,45 @@ def write_image(
     with BytesStream(image.config) as stream:
         store.put_blob(image.manifest.config, stream)
     store.put_document(image.manifest.raw, MEDIA_MANIFEST)
+
+
+def name_image(store: LayoutStore, image: Image, config: BundleConfig) -> Descriptor:
+    """Write the index of the bundle's version, with its other targets, under its name; return the index.
+
+    The papers of a bundle that this one replaces are not listed any more, unless something else names it.
+
+    Raises:
+        InvalidInputError: when the name belongs to something that is not an index.
+    """
     name = reference_name(config.backend, config.version)
     with store.exclusive():
-        entries = [
-            entry for entry in _present(store, name) if entry.annotations.get(ANNOTATION_TARGET) != str(config.target)
-        ]
-        entries.append(image.entry)
-        entries.sort(key=lambda entry: entry.annotations.get(ANNOTATION_TARGET, ""))
-        annotations = {
-            f"{_IMAGE}title": config.backend,
-            f"{_IMAGE}version": config.version,
-            ANNOTATION_BACKEND: config.backend,
-        }
-        index = make_index(tuple(entries), annotations)
-        return store.put_document(index.raw, MEDIA_INDEX, name=name, overwrite=True)
+        before = _present(store, name)
+        others = [entry for entry in before if entry.annotations.get(ANNOTATION_TARGET) != str(config.target)]
+        index = bundle_index([*others, image.entry])
+        named = store.put_document(index.raw, MEDIA_INDEX, name=name, overwrite=True)
+        for entry in before:
+            if not _is_named(store, entry.digest):
+                store.remove_name(fallback_name(entry.digest))
+        return named
+
+
+def forget_papers(store: LayoutStore, image: Image) -> None:
+    """Take papers of an image that was not named after all out of the layout's index."""
+    with contextlib.suppress(BundleError):  # the cause counts
+        if not _is_named(store, image.manifest.digest):
+            store.remove_name(fallback_name(image.manifest.digest))
+
+
+def _is_named(store: LayoutStore, digest: Digest) -> bool:
+    """Whether an entry of the layout's index, or of an index it names, is the manifest ``digest``."""
+    for top in store.names():
+        if top.digest == digest:
+            return True
+        if top.media_type == MEDIA_INDEX:
+            document = parse_document(store.read_document(top), top.media_type)
+            if isinstance(document, Index) and any(entry.digest == digest for entry in document.manifests):
+                return True
+    return False
 
 
 def reference_name(backend: str, version: str) -> str:

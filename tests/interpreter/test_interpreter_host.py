@@ -280,3 +280,33 @@ def test_cancelling_leaves_nothing(host, cache, relocated, tmp_path):
             NOWHERE, HERE, destination=tmp_path / "d", cache=cache, python_from=host.prefix, cancel=cancel
         )
     assert not (tmp_path / "d").exists()
+
+
+def test_kept_in_the_cache_at_one_place_and_always_whole(host, relocated, cache, tmp_path):
+    shutil.copytree(cache / "interpreters", tmp_path / "interpreters", symlinks=True)
+
+    def keep():
+        return prepare_interpreter(NOWHERE, HERE, cache=tmp_path, python_from=host.prefix)
+
+    first = keep()
+    assert first.prefix.parent == tmp_path / "interpreters"
+    assert snapshot(first.prefix) == snapshot(relocated.prefix)
+    status = (first.prefix / "bin/python3.12").stat()
+    assert keep().prefix == first.prefix
+    assert (first.prefix / "bin/python3.12").stat() == status, "it was left alone"
+    site = first.prefix / "lib/python3.12/site-packages"
+    damages = [
+        lambda: (first.prefix / "lib/python3.12/os.py").write_text("changed"),
+        (first.prefix / "lib/python3.12/os.py").unlink,
+        lambda: (first.prefix / "bin/python3.12").chmod(0o644),
+        lambda: (site / "intruder.pth").write_text("import intruder\n"),
+        lambda: (site / "link").symlink_to("/etc"),
+        lambda: (shutil.rmtree(first.prefix / "bin"), (first.prefix / "bin").write_text("a file")),
+    ]
+    for damage in damages:
+        damage()
+        again = keep()
+        assert (again.prefix, again.identity) == (first.prefix, first.identity)
+        assert snapshot(again.prefix) == snapshot(relocated.prefix)
+    left = {place.name for place in (tmp_path / "interpreters").iterdir()}
+    assert {name for name in left if not name.endswith(".tree")} == {first.prefix.name}

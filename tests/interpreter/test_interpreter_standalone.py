@@ -12,6 +12,7 @@ from dataclasses import replace
 
 import pytest
 
+from mr_bundler import download
 from mr_bundler.interpreter import fetch, prepare_interpreter
 from mr_bundler.interpreter.standalone import unpack_archive
 from mr_bundler.python_pin import pin_for
@@ -205,8 +206,8 @@ def test_a_wrong_archive_names_the_option(name, darwin, tmp_path):
 @pytest.mark.parametrize("scheme", ["http", "https"])
 def test_a_server_that_says_nothing_is_given_up_soon(scheme, darwin, tmp_path, monkeypatch):
     _, pin = darwin
-    monkeypatch.setattr(fetch, "CONNECT_SECONDS", 0.3)
-    monkeypatch.setattr(fetch, "READ_SECONDS", 0.3)
+    monkeypatch.setattr(download, "CONNECT_SECONDS", 0.3)
+    monkeypatch.setattr(download, "READ_SECONDS", 0.3)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         mirror = f"{scheme}://127.0.0.1:{silent.getsockname()[1]}"
         began = time.monotonic()

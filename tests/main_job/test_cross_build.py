@@ -13,6 +13,7 @@ import pytest
 from conftest import PROJECT, Built, outcome, tool
 
 from mr_bundler.lock import load_lock
+from support.macho import BUNDLE, EXECUTE, MachO
 from support.python_archive import write_archive
 
 pytestmark = pytest.mark.xdist_group("mlx-lm")
@@ -44,18 +45,17 @@ def test_without_an_interpreter_the_missing_archive_is_named(recipe: Path, tmp_p
 
 def test_a_mac_bundle_stands_beside_the_linux_one(built: Built, recipe: Path, tmp_path: Path) -> None:
     archive = tmp_path / "cpython-3.12.14+20260814-aarch64-apple-darwin-install_only_stripped.tar.gz"
-    # The shape of the real archive; its binaries are not started here, so any Mach-O header will do.
+    # The shape of the real archive; its binaries are not started here, but they are audited.
     source = Path(json.__file__).parent.parent  # this Python's standard library
-    macho = bytes.fromhex("cffaedfe0c00000100000000020000000000000000000000") + b"\0" * 64
     members: dict[str, bytes | str | None] = {
         f"python/lib/python3.12/{name}": (source / name).read_bytes()
         for name in ("os.py", "abc.py", "io.py", "site.py", "codecs.py", "encodings/__init__.py", "encodings/utf_8.py")
     }
     members |= {
-        "python/bin/python3.12": macho,
+        "python/bin/python3.12": MachO(kind=EXECUTE, minos="11.0").dump(),
         "python/bin/python3": "python3.12",
-        "python/lib/libpython3.12.dylib": macho,
-        "python/lib/python3.12/lib-dynload/_ssl.cpython-312-darwin.so": macho,
+        "python/lib/libpython3.12.dylib": MachO(minos="11.0").dump(),
+        "python/lib/python3.12/lib-dynload/_ssl.cpython-312-darwin.so": MachO(kind=BUNDLE, minos="11.0").dump(),
         "python/lib/python3.12/LICENSE.txt": b"PSF\n",
         "python/lib/python3.12/_sysconfigdata__darwin_darwin.py": b"build_time_vars = {'prefix': '/install'}\n",
     }

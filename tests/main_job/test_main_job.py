@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import shutil
@@ -11,9 +10,7 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 from conftest import PROJECT, Built, outcome, tool
@@ -22,45 +19,9 @@ from support.invariants import check_invariants
 from support.launching import free_port
 from support.need import missing, need
 from support.registry import RealRegistry
+from support.serving import QUESTION, greedy_reply, post, serving
 
 pytestmark = pytest.mark.xdist_group("mlx-lm")
-QUESTION = {"messages": [{"role": "user", "content": "hello"}], "max_tokens": 8, "temperature": 0}
-
-
-@contextlib.contextmanager
-def serving(command: list[str], port: int) -> Iterator[str]:
-    """Run a launcher until the block ends, and give the server's address once it is healthy."""
-    url = f"http://127.0.0.1:{port}"
-    with subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
-    ) as process:
-        try:
-            deadline = time.monotonic() + 90
-            while True:
-                try:
-                    with urllib.request.urlopen(f"{url}/health", timeout=5):
-                        break
-                except OSError:
-                    assert process.poll() is None, process.communicate()[0]
-                    assert time.monotonic() < deadline, "the server did not become healthy"
-                    time.sleep(0.1)
-            yield url
-        finally:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
-
-
-def post(url: str, body: dict[str, Any]) -> bytes:
-    request = urllib.request.Request(url, json.dumps(body).encode(), {"Content-Type": "application/json"})
-    with urllib.request.urlopen(request, timeout=90) as answer:
-        return answer.read()
-
-
-def greedy_reply(url: str) -> str:
-    reply = json.loads(post(f"{url}/v1/chat/completions", QUESTION))
-    text = reply["choices"][0]["message"]["content"]
-    assert isinstance(text, str)
-    return text
 
 
 def test_the_launcher_serves_the_openai_api(installed: Path, model: Path) -> None:

@@ -51,6 +51,7 @@ TARGETS
 remove = REMOVE
 keep = KEEP
 
+EXTRA
 [probe]
 imports = ["tiny_server"]
 
@@ -82,12 +83,12 @@ class Builder:
     targets: tuple[str, ...] = (f"{HERE}",)
     layout: Path = field(default=Path())
 
-    def recipe(self, *, remove: Sequence[str] = (), keep: Sequence[str] = ()) -> Recipe:
+    def recipe(self, *, remove: Sequence[str] = (), keep: Sequence[str] = (), extra: str = "") -> Recipe:
         floors = {"linux": 'glibc = "2.36"', "darwin": 'macos = "14.0"'}
         targets = "".join(
             f'[[targets]]\ntarget = "{text}"\n{floors[text.partition("/")[0]]}\n\n' for text in self.targets
         )
-        text = _RECIPE.replace("TARGETS", targets)
+        text = _RECIPE.replace("TARGETS", targets).replace("EXTRA", extra)
         text = text.replace("REMOVE", json.dumps(list(remove))).replace("KEEP", json.dumps(list(keep)))
         return load_recipe(write_recipe(self.directory / "recipe", text))
 
@@ -115,15 +116,16 @@ class Builder:
         *wheels: Wheel,
         remove: Sequence[str] = (),
         keep: Sequence[str] = (),
+        extra: str = "",
         target: Target = HERE,
         report: Reporter = discard,
         cancel: Cancel | None = None,
         **options: Any,
     ) -> BuildResult:
-        """Build a bundle of `SERVER` (unless there is one among them) and ``wheels``."""
+        """Build a bundle of ``wheels`` and, unless it is among them, `SERVER`; ``extra`` goes into the recipe."""
         if all(wheel.name != SERVER.name for wheel in wheels):
             wheels = (SERVER, *wheels)
-        recipe = self.recipe(remove=remove, keep=keep)
+        recipe = self.recipe(remove=remove, keep=keep, extra=extra)
         lock = self.lock(recipe, wheels, target)
         chosen = BuildOptions(layout=self.layout, cache=self.cache, python_from=self.python, jobs=2)
         return build_bundle(recipe, target, lock, options=replace(chosen, **options), report=report, cancel=cancel)

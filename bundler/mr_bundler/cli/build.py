@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from mr_core.cli.session import Session
 from mr_core.cli.units import show_bytes, show_seconds
 
 _SLOWEST = 5
+_RULES = 3
 
 
 @click.command(short_help="Build a bundle into an OCI layout.")
@@ -43,6 +45,12 @@ _SLOWEST = 5
     type=PathText(dir_okay=False),
     help="The pinned python-build-standalone archive as a local file.",
 )
+@click.option(
+    "--require-pinned",
+    is_flag=True,
+    help="Fail where the pinned interpreter cannot be had, instead of taking a Python of this machine.",
+)
+@click.option("--strict", is_flag=True, help="Fail when a distribution states no licence that can be named.")
 @click.option("-j", "--jobs", type=click.IntRange(1, 64), help="Parallel steps.  [default: number of cores]")
 @output_options
 def build(
@@ -55,12 +63,15 @@ def build(
     cache: Path | None,
     python_from: Path | None,
     python_archive: Path | None,
+    require_pinned: bool,
+    strict: bool,
     jobs: int | None,
 ) -> None:
     """Build RECIPE for this host's target, or for each --target, into an OCI layout.
 
     The layout's index names the bundle BACKEND-VERSION. The same recipe, lock and interpreter give the same bytes
-    everywhere.
+    everywhere. What an earlier build made of the same wheels is used again; the audit fails the build on any finding
+    that the recipe does not allow by name and reason.
 
     \b
       mr-bundle build recipes/mlx-lm
@@ -75,6 +86,8 @@ def build(
             use_cache=not no_cache,
             python_from=python_from,
             python_archive=python_archive,
+            require_pinned=require_pinned,
+            strict=strict,
             jobs=jobs,
         )
         results.append(
@@ -92,7 +105,7 @@ def build(
 
 
 def show_build(result: BuildResult, layout: Path) -> str:
-    """Return what a build made, its sizes and its slowest steps."""
+    """Return what a build made, its sizes, what was left out or allowed, and its slowest steps."""
     cached = sum(layer.cached for layer in result.layers)
     lines = [
         f"{result.ref_name} for {result.target}" + (" is up to date" if result.skipped else ""),
@@ -101,8 +114,30 @@ def show_build(result: BuildResult, layout: Path) -> str:
         f"  installed  {show_bytes(result.installed_bytes)} in {result.file_count} files",
         f"  compressed {show_bytes(result.compressed_bytes)} in {len(result.layers)} layers ({cached} from the cache)",
     ]
+    if result.slim:
+        lines.append(f"  slimmed    {show_bytes(sum(item.bytes for item in result.slim))}: {_show_rules(result)}")
+    audit = result.audit
+    floors = ", ".join(f"{name} {floor}" for name, floor in (("glibc", audit.glibc), ("macOS", audit.macos)) if floor)
+    found = f"{audit.binaries} binaries" + (f" for {floors} and newer" if floors else "")
+    lines.append(f"  audit      {found}, {len(audit.allowed)} findings allowed, {audit.listed} worth knowing")
+    lines += [f"             allowed {count} x {kind}: {reason}" for (kind, reason), count in _allowed(result).items()]
+    lines.append(f"  papers     {', '.join(paper.kind for paper in result.papers)}")
     steps = sorted(result.steps, key=lambda step: -step.seconds)[:_SLOWEST]
     if steps and not result.skipped:
         shown = ", ".join(f"{step.name} {show_seconds(step.seconds)}" for step in steps)
         lines.append(f"  slowest    {shown}")
     return "\n".join(lines)
+
+
+def _show_rules(result: BuildResult) -> str:
+    """Return the rules that save most; ``--json`` has them all."""
+    shown = [f"{item.rule} {show_bytes(item.bytes)}" for item in result.slim[:_RULES]]
+    left = result.slim[_RULES:]
+    if left:
+        rest = show_bytes(sum(item.bytes for item in left))
+        shown.append(f"{len(left)} more {'rule' if len(left) == 1 else 'rules'} {rest}")
+    return ", ".join(shown)
+
+
+def _allowed(result: BuildResult) -> Counter[tuple[str, str]]:
+    return Counter((finding.kind, finding.reason) for finding in result.audit.allowed)

@@ -10,12 +10,22 @@ from mr_core import __version__
 from mr_core.cli.options import completion_command
 
 _COMMANDS = {
+    "new": "new:new",
     "check": "check:check",
     "lock": "lock:lock",
     "export-lock": "lock:export_lock",
+    "outdated": "outdated:outdated",
     "build": "build:build",
+    "audit": "audit:audit",
     "push": "push:push",
+    "index": "index:index",
+    "copy": "copy:copy",
+    "diff": "diff:diff",
+    "rebuild": "rebuild:rebuild",
+    "export": "export:export",
+    "load": "load:load",
     "ls": "ls:ls",
+    "cache": "cache:cache",
 }
 """Module and attribute of each command, in the order of a bundle's life."""
 

@@ -11,29 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mr_bundler.binaries.elf import Elf, is_elf, read_elf
+from mr_bundler.binaries.platform_libraries import SYSTEM_LIBRARIES
 from mr_core.errors import BuildError, UnsupportedError
 
-# glibc itself, and the compiler's run-time libraries: wheels rely on the host's, and an older libstdc++ in the
-# tree would be found before a newer one of the host.
-SYSTEM_LIBRARIES = frozenset(
-    {
-        "ld-linux-aarch64.so.1",
-        "ld-linux-x86-64.so.2",
-        "libanl.so.1",
-        "libc.so.6",
-        "libdl.so.2",
-        "libgcc_s.so.1",
-        "libm.so.6",
-        "libmvec.so.1",
-        "libnsl.so.1",
-        "libpthread.so.0",
-        "libresolv.so.2",
-        "librt.so.1",
-        "libstdc++.so.6",
-        "libthread_db.so.1",
-        "libutil.so.1",
-    }
-)
 _CACHE_LINE = re.compile(r"\s+(\S+) \([^)]*\) => (/\S.*)")
 _FALLBACK = ("/lib64", "/usr/lib64", "/lib", "/usr/lib")
 

@@ -8,16 +8,17 @@ import os
 import shutil
 import subprocess
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from mr_bundler.interpreter.contents import EXECUTABLE, STDLIB
 from mr_bundler.interpreter.fetch import fetch_archive
 from mr_bundler.interpreter.host import host_files, relocate_host
 from mr_bundler.interpreter.host_search import HostPython, locate_host_python
+from mr_bundler.interpreter.kept import keep_tree
 from mr_bundler.interpreter.patchelf import find_patchelf
 from mr_bundler.interpreter.standalone import unpack_archive
-from mr_bundler.interpreter.tree import Tree, write_tree
+from mr_bundler.interpreter.tree import Tree, digest_of, pack_tree, write_tree
 from mr_bundler.interpreter.tree_cache import RULES, CachedTree, load_entry, save_entry, stamp
 from mr_bundler.python_pin import PythonPin
 from mr_core.decode import dump_json
@@ -39,11 +40,13 @@ class Interpreter:
     """A base interpreter in an environment.
 
     Attributes:
-        prefix: The environment's root, which holds ``bin/`` and ``lib/``.
+        prefix: Where it lies and runs: the directory that holds ``bin/`` and ``lib/``.
         version: CPython's exact version; with the second source it may differ from the pin's.
         source: ``python-build-standalone <build>`` or ``host``.
         identity: Stable text that changes exactly when the tree does.
         glibc: Lowest glibc its binaries run with, such as ``2.17``; empty for macOS.
+        tree: Its files.
+        origin: Prefix of the Python of this machine that it was made of, if it was.
     """
 
     prefix: Path
@@ -51,39 +54,48 @@ class Interpreter:
     source: str
     identity: str
     glibc: str
+    tree: Tree = field(repr=False)
+    origin: Path | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Work:
     """Where to, and how to tell: what every way of getting an interpreter shares."""
 
-    destination: Path
+    destination: Path | None
     cache: Path
     report: Reporter
     cancel: Cancel | None
 
-    def write(self, tree: Tree) -> None:
+    def write(self, tree: Tree, digest: str) -> Path:
+        if self.destination is None:
+            return keep_tree(tree, digest, self.cache.absolute(), cancel=self.cancel)
         write_tree(tree, self.destination, cancel=self.cancel)
+        return self.destination
 
 
 def prepare_interpreter(
     pin: PythonPin,
     target: Target,
     *,
-    destination: Path,
     cache: Path,
+    destination: Path | None = None,
     python_from: Path | None = None,
     python_archive: Path | None = None,
+    fallback: bool = True,
     environ: Mapping[str, str] = os.environ,
     report: Reporter = discard,
     cancel: Cancel | None = None,
 ) -> Interpreter:
     """Write the base interpreter for ``target`` below ``destination``, which must be absent or empty.
 
+    Without a destination it is kept below ``cache``, at the same place in every build, where it may run and nothing may
+    be changed.
+
     The pinned archive by default, from ``python_archive``, ``UV_PYTHON_INSTALL_MIRROR`` or its public home. With
     ``python_from`` (or ``MR_PYTHON_FROM``) this machine's CPython made relocatable. That is also what is used, with a
-    notice ``python-fallback``, when the archive cannot be had and the target is this machine's platform. Finished
-    trees are kept in ``cache``; equal input gives byte-identical trees.
+    notice ``python-fallback``, when the archive cannot be had and the target is this machine's platform, unless
+    ``fallback`` is false. Finished trees are kept in ``cache``; equal input gives byte-identical trees.
 
     Raises:
         IntegrityError: the archive differs from its pin.
@@ -92,35 +104,43 @@ def prepare_interpreter(
         UnsupportedError: a host Python cannot serve this target.
         BuildError, HostError, UsageError, CancelledError: as they say.
     """
+    host: HostPython | None = None
     here = target.platform == Platform.host()
     named = python_from is not None or (here and python_archive is None and bool(environ.get("MR_PYTHON_FROM")))
-    work = _Work(destination=destination.absolute(), cache=cache, report=report, cancel=cancel)
+    place = None if destination is None else destination.absolute()
+    work = _Work(destination=place, cache=cache, report=report, cancel=cancel)
     with Phase(report, "interpreter", str(target)) as phase:
         if named:
             _require_host(target)
             host = locate_host_python(python_from, environ=environ)
-            entry, hit = _from_host(host, work)
+            entry, hit, prefix = _from_host(host, work)
         else:
             try:
-                entry, hit = _from_archive(pin, python_archive, environ, work)
+                entry, hit, prefix = _from_archive(pin, python_archive, environ, work)
             except UnavailableError as error:
-                if python_archive is not None:
+                if python_archive is not None or not fallback:
                     raise
                 host = _fallback(error, target, environ)
                 text = f"using CPython {host.version} of this machine: the pinned {pin.version} cannot be fetched"
                 report(Notice(code="python-fallback", message=text, level=Level.WARNING))
                 report(Notice(code="python-fallback", message=error.message, level=Level.DETAIL))
-                entry, hit = _from_host(host, work)
+                entry, hit, prefix = _from_host(host, work)
         phase.outcome = Outcome.SKIPPED if hit else Outcome.DONE
         phase.detail = {"version": entry.version, "source": entry.source, "cached": hit}
     return Interpreter(
-        prefix=destination, version=entry.version, source=entry.source, identity=entry.identity, glibc=entry.glibc
+        prefix=prefix if destination is None else destination,
+        version=entry.version,
+        source=entry.source,
+        identity=entry.identity,
+        glibc=entry.glibc,
+        tree=entry.tree,
+        origin=None if host is None else host.prefix,
     )
 
 
 def _from_archive(
     pin: PythonPin, archive: Path | None, environ: Mapping[str, str], work: _Work
-) -> tuple[CachedTree, bool]:
+) -> tuple[CachedTree, bool, Path]:
     key = _key("archive", pin.sha256, pin.version, pin.build)
     entry = load_entry(work.cache, key)
     hit = entry is not None
@@ -130,33 +150,31 @@ def _from_archive(
         tree, glibc = unpack_archive(place, pin, report=work.report, cancel=work.cancel)
         source = f"python-build-standalone {pin.build}"
         entry = save_entry(work.cache, key, tree, version=pin.version, source=source, glibc=glibc)
-    work.write(entry.tree)
-    return entry, hit
+    return entry, hit, work.write(entry.tree, entry.digest)
 
 
-def _from_host(host: HostPython, work: _Work) -> tuple[CachedTree, bool]:
+def _from_host(host: HostPython, work: _Work) -> tuple[CachedTree, bool, Path]:
     patchelf = find_patchelf()
     try:
         stamps = [stamp(place) for place in (patchelf, *host_files(host).values())]
         key = _key("host", str(host.prefix), host.version, sorted(stamps))
         entry = load_entry(work.cache, key)
         if entry is not None:
-            work.write(entry.tree)
-            return entry, True
+            return entry, True, work.write(entry.tree, entry.digest)
         relocated = relocate_host(host, patchelf=patchelf, report=work.report, cancel=work.cancel)
         inputs = tuple(stamp(place) for place in relocated.grafted)
     except OSError as error:
         raise HostError(f"Cannot read `{error.filename}`: {error.strerror}") from error
-    work.write(relocated.tree)
+    prefix = work.write(relocated.tree, digest_of(pack_tree(relocated.tree)))
     try:
-        _require_running(work.destination, host.version)
+        _require_running(prefix, host.version)
         entry = save_entry(
             work.cache, key, relocated.tree, version=host.version, source="host", glibc=relocated.glibc, inputs=inputs
         )
     except BaseException:
-        shutil.rmtree(work.destination, ignore_errors=True)
+        shutil.rmtree(prefix, ignore_errors=True)
         raise
-    return entry, False
+    return entry, False, prefix
 
 
 def _fallback(error: UnavailableError, target: Target, environ: Mapping[str, str]) -> HostPython:

@@ -13,6 +13,7 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
+from mr_bundler.cache import touch_entry
 from mr_bundler.interpreter.tree import Tree, digest_of, pack_tree, unpack_tree
 from mr_core.errors import HostError, IntegrityError
 
@@ -57,6 +58,7 @@ def load_entry(cache: Path, key: str) -> CachedTree | None:
     """Return the entry ``key``, or None when it is absent, damaged, or a file it was made from has changed."""
     try:
         raw = _entry(cache, key).read_bytes()
+        touch_entry(_entry(cache, key))
         end = raw.index(b"\n")
         record = json.loads(raw[:end])
         packed = raw[end + 1 :]

@@ -1,0 +1,69 @@
+"""The audit as a gate of a build: what it found must be allowed by the recipe, and nothing may be in the way later."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from mr_bundler.audit.judge import AuditedTree, AuditReport, judge, refuse_findings
+from mr_bundler.compose import Composition
+from mr_bundler.parts import Part
+from mr_bundler.recipe import Recipe
+from mr_core.bundle_config import HostRequirements
+from mr_core.errors import BuildError
+from mr_core.events import Level, Notice, Phase, Reporter
+from mr_core.platform import Target
+
+_NEVER = frozenset({"unsafe-path", "unsafe-mode", "case-collision"})
+"""What the installer's strict reader refuses, whatever a recipe allows."""
+
+
+def audit_environment(
+    composition: Composition,
+    parts: Mapping[str, Part],
+    *,
+    recipe: Recipe,
+    target: Target,
+    requires: HostRequirements,
+    strict: bool,
+    report: Reporter,
+) -> AuditReport:
+    """Judge an environment and return the report; a notice tells which allowances are stale.
+
+    Args:
+        composition: The environment.
+        parts: What it was composed of, for the licences.
+        recipe: Says what is allowed.
+        target: What it is for.
+        requires: The least host that the bundle will promise to run on.
+        strict: Whether unknown licences fail.
+        report: Gets the phase ``audit``.
+
+    Raises:
+        BuildError: when something is not allowed, or cannot be; ``fields`` hold the whole report.
+    """
+    with Phase(report, "audit", str(target)) as phase:
+        tree = AuditedTree(
+            entries=composition.entries,
+            facts=composition.facts,
+            leaks=composition.leaks,
+            licences={
+                owner: recipe.licences.get(owner) or part.metadata.licence
+                for owner, part in parts.items()
+                if part.metadata is not None
+            },
+            extra=composition.findings,
+        )
+        found = judge(tree, target=target, requires=requires, allow=recipe.audit, strict=strict)
+        phase.detail = {"findings": len(found.findings), "allowed": len(found.allowed), "binaries": found.binaries}
+        refuse_findings(found, f"the environment of `{recipe.backend}` for `{target}`")
+    hopeless = [finding for finding, _ in found.allowed if finding.kind in _NEVER]
+    if hopeless:
+        raise BuildError(
+            f"Cannot pack `{hopeless[0].path}`: no host could install it, whatever the recipe allows",
+            hint="leave the file out with `slim.remove`",
+            paths=[finding.path for finding in hopeless],
+        )
+    if found.unused:
+        stale = "; ".join(f"{item.finding} in {', '.join(item.paths)}" for item in found.unused)
+        report(Notice(code="allowance-unused", message=f"These allowances cover nothing: {stale}", level=Level.WARNING))
+    return found

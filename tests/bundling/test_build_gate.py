@@ -1,0 +1,134 @@
+"""The audit of a build: what it finds fails the build, unless the recipe allows it by name and reason."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from mr_core.errors import BuildError, UnavailableError, UsageError
+from mr_core.events import Event, Notice
+from mr_core.layout import LayoutStore
+from mr_core.referrer_index import fallback_name
+from mr_core.referrers import read_referrer, referrers
+from support.building import SERVER, Builder
+from support.wheels import Wheel
+
+SITE = "lib/python3.12/site-packages"
+STARTING = Wheel(
+    name="starting", files={"starting.pth": "import starting\n", "starting.py": "", "run.sh": b"#!/opt/x/sh\n"}
+)
+
+
+def allow(finding: str, *paths: str, reason: str = "looked at") -> str:
+    return f'[[audit.allow]]\nfinding = "{finding}"\npaths = {json.dumps(paths)}\nreason = "{reason}"\n\n'
+
+
+def test_allowances_by_name_and_reason(builder: Builder) -> None:
+    one = allow("startup-code", "starting.pth", reason="it registers itself")
+    with pytest.raises(BuildError, match=rf"shebang in `{SITE}/run\.sh`") as caught:
+        builder.build(STARTING, extra=one)
+    assert [item["kind"] for item in caught.value.fields["findings"]] == ["shebang"]
+    assert caught.value.exit_code == 10
+    events: list[Event] = []
+    extra = one + allow("shebang", "run.sh") + allow("rpath", "nothing/**")
+    result = builder.build(STARTING, extra=extra, report=events.append)
+    found = {(item.kind, item.path, item.reason) for item in result.audit.allowed}
+    assert found == {
+        ("startup-code", f"{SITE}/starting.pth", "it registers itself"),
+        ("shebang", f"{SITE}/run.sh", "looked at"),
+    }
+    assert result.audit.files == result.file_count - sum(
+        path.endswith(".pyc") or path.startswith(".mr/") or path == "bin/mr-serve"
+        for path in builder.open(result).listing()
+        if path not in {".mr/files.jsonl", ".mr/bundle.json"}
+    )
+    (notice,) = [event for event in events if isinstance(event, Notice) and event.code == "allowance-unused"]
+    assert "rpath in nothing/**" in notice.message
+    again = builder.build(STARTING, extra=extra)
+    assert again.skipped
+    assert (again.audit, again.slim, again.papers) == (result.audit, result.slim, result.papers)
+
+
+def test_an_allowed_leak_is_allowed_in_bytecode_too(builder: Builder) -> None:
+    leaky = Wheel(name="leaky", files={"leaky.py": f"x = {str(builder.cache)!r}\n"})
+    result = builder.build(leaky, extra=allow("leaked-path", "leaky.py"))
+    assert [item.detail for item in result.audit.allowed] == ["cache directory"]
+
+
+def test_what_no_host_can_extract_cannot_be_allowed(builder: Builder) -> None:
+    twice = Wheel(name="twice", files={"twice/Read.txt": "a", "twice/read.txt": "b"})
+    with pytest.raises(BuildError, match="no host could install it, whatever the recipe allows"):
+        builder.build(twice, extra=allow("case-collision", "twice/**"))
+
+
+def test_strict_wants_licences(builder: Builder) -> None:
+    builder.build()
+    with pytest.raises(BuildError, match="unknown-licence in `tiny-server`"):
+        builder.build(strict=True)
+    text = "Metadata-Version: 2.4\nName: tiny-server\nVersion: 1.0\nLicense-Expression: MIT\n"
+    licensed = Wheel(name=SERVER.name, files=SERVER.files, scripts=SERVER.scripts, metadata=text)
+    assert builder.build(licensed, strict=True).audit.allowed == ()
+
+
+def test_a_pinned_interpreter_can_be_required(builder: Builder) -> None:
+    with pytest.raises(UsageError, match="a host Python was named as well"):
+        builder.build(require_pinned=True)
+    with pytest.raises(UnavailableError, match="Cannot fetch the base interpreter"):
+        builder.build(require_pinned=True, python_from=None)
+
+
+def test_papers_lie_beside_the_bundle(builder: Builder) -> None:
+    result = builder.build()
+    store = LayoutStore(builder.layout)
+    assert [paper.kind for paper in result.papers] == ["sbom", "provenance", "licences"]
+    attached = {entry.digest: entry for entry in referrers(store, result.digest)}
+    assert set(attached) == {paper.digest for paper in result.papers}
+    sbom = json.loads(read_referrer(store, attached[result.papers[0].digest]))
+    owners = [
+        item["location"]
+        for component in (sbom["metadata"]["component"], *sbom["components"])
+        for item in component.get("evidence", {}).get("occurrences", [])
+    ]
+    assert len(owners) == len(set(owners))
+    assert set(owners) == set(builder.open(result).listing())
+    assert [top.digest for top in store.names()] == [result.index_digest], "papers are no bundles"
+
+
+def test_papers_that_went_missing_are_attached_again(builder: Builder) -> None:
+    first = builder.build()
+    store = LayoutStore(builder.layout)
+    assert store.remove_name(fallback_name(first.digest))
+    again = builder.build()
+    assert not again.skipped
+    assert again.papers == first.papers
+    (sbom, *_) = referrers(store, first.digest)
+    content = json.loads(store.read_document(sbom))["layers"][0]["digest"].partition(":")[2]
+    for digest in (content, sbom.digest.hex):
+        (builder.layout / "blobs/sha256" / digest).unlink()
+        assert not builder.build().skipped
+        assert builder.build().skipped
+
+
+def test_papers_of_a_replaced_bundle_go(builder: Builder) -> None:
+    first = builder.build()
+    second = builder.build(Wheel(name="other", files={"other.py": ""}))
+    assert second.ref_name == first.ref_name
+    store = LayoutStore(builder.layout)
+    assert referrers(store, first.digest) == ()
+    assert len(referrers(store, second.digest)) == 3
+
+
+def test_recipe_and_lock_are_in_the_last_layer(builder: Builder, tmp_path) -> None:
+    result = builder.build()
+    built = builder.open(result)
+    paths = built.listing()
+    assert paths[".mr/recipe.toml"] == paths[".mr/lock.toml"] == "(bundle)"
+    prefix = built.unpack(tmp_path / "tree")
+    recipe = builder.recipe()
+    assert (prefix / ".mr/recipe.toml").read_bytes() == recipe.raw
+    assert (prefix / ".mr/lock.toml").read_bytes() == builder.lock(recipe, [SERVER]).dump()
+    listed = {json.loads(line)["path"] for line in (prefix / ".mr/files.jsonl").read_text().splitlines()}
+    assert {".mr/recipe.toml", ".mr/lock.toml"} <= listed
+    reworded = builder.build(extra="# a comment\n")
+    assert [layer.cached for layer in reworded.layers] == [True] * (len(reworded.layers) - 1) + [False]
