@@ -33,8 +33,8 @@ BORDERS = {
     "rich": {"mr_core.cli.console"},
     "click": {"mr_core.cli.", "mr_installer.cli.", "mr_bundler.cli."},
     "tomli_w": {"mr_bundler."},
-    "uv": {"mr_bundler.uv_process"},
-    "docker": {"mr_bundler.engine"},
+    "uv": {"mr_bundler.wheels.uv_process"},
+    "docker": {"mr_bundler.export.engine"},
 }
 MOST_LINES = 400
 
@@ -83,7 +83,7 @@ def test_imports_follow_the_table(name: str, path: Path) -> None:
                 assert imported == "mr_shim.spec", f"{name} may import mr_shim.spec only, not {imported}"
             if package == "mr_bundler" and top == "mr_installer":
                 assert imported.startswith("mr_installer.extract"), f"{name}: of the installer, only the tar reader"
-                assert name in {"mr_bundler.unpack", "mr_bundler.reroot"}, f"{name}: layers are read there only"
+                assert name in {"mr_bundler.unpack", "mr_bundler.export.reroot"}, f"{name}: layers are read there only"
             continue
         allowed = BORDERS.get(top)
         assert allowed is not None, f"{name} imports {top}: name its border in this test"

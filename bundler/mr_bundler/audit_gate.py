@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from mr_bundler.audit.judge import AuditedTree, AuditReport, judge, refuse_findings
-from mr_bundler.compose import Composition
-from mr_bundler.parts import Part
-from mr_bundler.recipe import Recipe
+from mr_bundler.environment.compose import Composition
+from mr_bundler.environment.parts import Part
+from mr_bundler.recipe.recipe import Recipe
 from mr_core.bundle_config import HostRequirements
 from mr_core.errors import BuildError
 from mr_core.events import Level, Notice, Phase, Reporter

@@ -10,28 +10,28 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
 
-from mr_bundler.assembly import Assembly
 from mr_bundler.audit.judge import AuditReport
 from mr_bundler.audit_gate import audit_environment
 from mr_bundler.build_inputs import part_keys, plan_build_needles
 from mr_bundler.build_record import Remembered, build_key, recall, remember
-from mr_bundler.bundle_layers import BundleLayers, Compiler, bundle_layers
 from mr_bundler.bundle_papers import attach_papers
 from mr_bundler.cache import BuildCache, default_cache
-from mr_bundler.compose import Composition, compose
-from mr_bundler.environment import build_directory, tree_of
-from mr_bundler.examine_parts import Examination
-from mr_bundler.image import creation_time, forget_papers, make_image, name_image, reference_name, store_image
+from mr_bundler.environment.assembly import Assembly
+from mr_bundler.environment.compose import Composition, compose
+from mr_bundler.environment.examine_parts import Examination
+from mr_bundler.environment.modules import check_modules
+from mr_bundler.environment.prebuild import run_prebuild, steps_for
+from mr_bundler.environment.shim_files import own_files
+from mr_bundler.environment.tree import build_directory, tree_of
+from mr_bundler.image.bundle_layers import BundleLayers, Compiler, bundle_layers
+from mr_bundler.image.image import creation_time, forget_papers, make_image, name_image, reference_name, store_image
 from mr_bundler.interpreter import Interpreter, prepare_interpreter
 from mr_bundler.interpreter.contents import EXECUTABLE
 from mr_bundler.interpreter.host_search import locate_host_python
-from mr_bundler.lock import Lock, inputs_digest, refuse_pending
-from mr_bundler.modules import check_modules
-from mr_bundler.prebuild import run_prebuild, steps_for
-from mr_bundler.recipe import Recipe, SlimRules
-from mr_bundler.recipe_steps import PrebuildStep
+from mr_bundler.lock.lock import Lock, inputs_digest, refuse_pending
+from mr_bundler.recipe.recipe import Recipe, SlimRules
+from mr_bundler.recipe.steps import PrebuildStep
 from mr_bundler.result import BuildOptions, BuildResult, BuildStep, BuiltLayer, built_layer, summarised
-from mr_bundler.shim_files import own_files
 from mr_core import __version__
 from mr_core.bundle_config import BundleConfig, Contents, HostRequirements
 from mr_core.errors import InvalidInputError, UsageError

@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from mr_bundler.build_record import tool_identity
+from mr_bundler.environment.leaks import Needle, plan_needles
+from mr_bundler.environment.parts import INTERPRETER, part_key
 from mr_bundler.interpreter import Interpreter
-from mr_bundler.leaks import Needle, plan_needles
-from mr_bundler.lock import Lock
-from mr_bundler.parts import INTERPRETER, part_key
+from mr_bundler.lock.lock import Lock
 
 
 def plan_build_needles(

@@ -14,12 +14,12 @@ import mr_core
 import mr_shim
 from mr_bundler.bundle_papers import has_papers
 from mr_bundler.cache import BuildCache
-from mr_bundler.image import find_target
-from mr_bundler.lock import Lock
-from mr_bundler.pack import compressor_identity
-from mr_bundler.recipe import Recipe
+from mr_bundler.environment.slim import SlimSaving
+from mr_bundler.image.image import find_target
+from mr_bundler.image.pack import compressor_identity
+from mr_bundler.lock.lock import Lock
+from mr_bundler.recipe.recipe import Recipe
 from mr_bundler.result import AllowedFinding, AuditSummary, BuildOptions, BuildResult, BuiltLayer, BuiltPaper
-from mr_bundler.slim import SlimSaving
 from mr_core.decode import dump_json
 from mr_core.digest import Digest
 from mr_core.errors import BundleError

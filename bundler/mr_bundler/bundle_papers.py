@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from mr_bundler.environment.parts import INTERPRETER, OWN, Part
 from mr_bundler.interpreter import Interpreter
-from mr_bundler.lock import Lock
+from mr_bundler.lock.lock import Lock
 from mr_bundler.papers.component import Component
 from mr_bundler.papers.papers import write_papers
-from mr_bundler.parts import INTERPRETER, OWN, Part
-from mr_bundler.recipe import Recipe
+from mr_bundler.recipe.recipe import Recipe
 from mr_bundler.result import BuiltPaper
 from mr_core.bundle_config import BundleConfig
 from mr_core.digest import Digest

@@ -16,7 +16,7 @@ from mr_core.store import Source
 
 _MOST_NESTING = 2
 _LAYER_BY = "mr-bundle: "
-"""How `mr_bundler.image` begins the ``created_by`` of a layer's history."""
+"""How `mr_bundler.image.image` begins the ``created_by`` of a layer's history."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

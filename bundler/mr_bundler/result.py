@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from mr_bundler.audit.judge import AuditReport
-from mr_bundler.image import PackedLayer
-from mr_bundler.slim import SlimSaving
+from mr_bundler.environment.slim import SlimSaving
+from mr_bundler.image.image import PackedLayer
 from mr_core.digest import Digest
 from mr_core.platform import Target
 

@@ -9,7 +9,7 @@ import pytest
 
 from mr_bundler.audit.standalone import AuditOptions, audit_bundle
 from mr_bundler.build import BuildOptions, build_bundle
-from mr_bundler.recipe import parse_recipe
+from mr_bundler.recipe.recipe import parse_recipe
 from mr_core.errors import BuildError
 from mr_core.layout import LayoutStore
 from mr_core.platform import Target

@@ -12,7 +12,7 @@ from mr_bundler.audit.facts import FileFacts
 from mr_bundler.audit.finding import FINDINGS, Allowance, Finding
 from mr_bundler.audit.judge import AuditedTree, AuditReport, judge, refuse_findings
 from mr_bundler.binaries.binary import Binary, Slice
-from mr_bundler.leaks import Leak
+from mr_bundler.environment.leaks import Leak
 from mr_core.bundle_config import HostRequirements
 from mr_core.decode import dump_json
 from mr_core.errors import BuildError

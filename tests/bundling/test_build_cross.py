@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from mr_bundler.build import BuildOptions, build_bundle
-from mr_bundler.python_pin import PythonPin
+from mr_bundler.lock.python_pin import PythonPin
 from mr_core.bundle_config import ANNOTATION_TARGET
 from mr_core.errors import UnavailableError
 from mr_core.platform import Platform, Target

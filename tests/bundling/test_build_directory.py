@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from mr_bundler import environment
 from mr_bundler.build import build_bundle
-from mr_bundler.environment import build_directory
+from mr_bundler.environment import tree as environment
+from mr_bundler.environment.tree import build_directory
 from mr_bundler.result import BuildOptions
 from mr_core.durable import remove_tree
 from mr_core.errors import BuildError, HostError

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from mr_bundler.parts import KIND
+from mr_bundler.environment.parts import KIND
 from mr_core.errors import BuildError, IntegrityError
 from mr_core.events import Event, PhaseFinished
 from support.building import Builder

@@ -12,7 +12,14 @@ from pathlib import Path
 
 import pytest
 
-from mr_bundler.bytecode import Compiled, bytecode_identity, compile_sources, is_source, plan_chunks, source_of
+from mr_bundler.environment.bytecode import (
+    Compiled,
+    bytecode_identity,
+    compile_sources,
+    is_source,
+    plan_chunks,
+    source_of,
+)
 from mr_core.errors import BuildError, CancelledError
 from mr_core.events import Cancel
 from mr_core.file_manifest import FileEntry
@@ -61,7 +68,7 @@ def module(seed: int) -> str:
 def test_bytes_do_not_depend_on_jobs_order_place_or_neighbours(
     tmp_path: Path, python: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("mr_bundler.bytecode._CHUNK_FILES", 7)
+    monkeypatch.setattr("mr_bundler.environment.bytecode._CHUNK_FILES", 7)
     trees = []
     for number, jobs in enumerate((1, 3, 2)):
         root = tmp_path / ("x" * number) / "tree é"
@@ -203,7 +210,7 @@ def test_identity_follows_the_interpreter() -> None:
 
 def test_the_worker_reads_nothing_but_jobs_from_stdin(python: Path) -> None:
     """The protocol by hand: a greeting, one answer for a job, and the end."""
-    worker = Path(sys.modules["mr_bundler.bytecode"].__file__ or "").with_name("bytecode_worker.py")
+    worker = Path(sys.modules["mr_bundler.environment.bytecode"].__file__ or "").with_name("bytecode_worker.py")
     job = marshal.dumps(["/nonexistent", [], []], 2)
     ran = subprocess.run(
         [python / "bin/python3.12", worker], input=b"%d\n" % len(job) + job, capture_output=True, check=True

@@ -11,15 +11,15 @@ import pytest
 
 from mr_bundler.audit.facts import FileFacts
 from mr_bundler.audit.finding import Finding
-from mr_bundler.compose import compose
-from mr_bundler.examine_parts import Examination, finish_wheels, is_note
-from mr_bundler.leaks import Leak, Needle
+from mr_bundler.environment.compose import compose
+from mr_bundler.environment.examine_parts import Examination, finish_wheels, is_note
+from mr_bundler.environment.leaks import Leak, Needle
+from mr_bundler.environment.parts import INTERPRETER, Part, part_key, sorted_entries
+from mr_bundler.environment.slim import SlimSaving
+from mr_bundler.environment.wheel_record import dump_record, parse_record
 from mr_bundler.papers.metadata import DistributionMetadata
-from mr_bundler.parts import INTERPRETER, Part, part_key, sorted_entries
-from mr_bundler.recipe import SlimRules
-from mr_bundler.slim import SlimSaving
-from mr_bundler.uv import install_wheels
-from mr_bundler.wheel_record import dump_record, parse_record
+from mr_bundler.recipe.recipe import SlimRules
+from mr_bundler.wheels.uv import install_wheels
 from mr_core.errors import BuildError
 from mr_core.events import Cancel, discard
 from mr_core.file_manifest import FileEntry, LinkEntry

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from mr_bundler.layers import GROUPS, LARGE_BYTES, group_of, plan_layers
-from mr_bundler.parts import INTERPRETER
+from mr_bundler.environment.parts import INTERPRETER
+from mr_bundler.image.layers import GROUPS, LARGE_BYTES, group_of, plan_layers
 from mr_core.file_manifest import Entry, FileEntry, LinkEntry
 
 

@@ -14,8 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mr_bundler.audit.path_rules import judge_paths
-from mr_bundler.pack import layer_key, pack_layer
-from mr_bundler.tar_writer import BLOCK, MTIME, tar_pieces, tar_size
+from mr_bundler.image.pack import layer_key, pack_layer
+from mr_bundler.image.tar_writer import BLOCK, MTIME, tar_pieces, tar_size
 from mr_core.digest import Digest
 from mr_core.errors import BuildError
 from mr_core.file_manifest import Entry, FileEntry, LinkEntry

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from mr_bundler.file_digests import examine_bytes, examine_files
-from mr_bundler.leaks import Leak, judge_leaks, plan_needles, refuse_leaks
+from mr_bundler.environment.file_digests import examine_bytes, examine_files
+from mr_bundler.environment.leaks import Leak, judge_leaks, plan_needles, refuse_leaks
 from mr_core.errors import BuildError, CancelledError, HostError
 from mr_core.events import Cancel
 

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from mr_bundler.build import build_bundle
-from mr_bundler.modules import check_modules, path_roots
-from mr_bundler.recipe import load_recipe
+from mr_bundler.environment.modules import check_modules, path_roots
+from mr_bundler.recipe.recipe import load_recipe
 from mr_bundler.result import BuildOptions
 from mr_core.errors import BuildError
 from mr_shim.spec import LaunchSpec, ProbeSpec

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from mr_bundler.scripts import entry_point_scripts, relocated_script
-from mr_bundler.wheel_record import InstalledDistribution
+from mr_bundler.environment.scripts import entry_point_scripts, relocated_script
+from mr_bundler.environment.wheel_record import InstalledDistribution
 from mr_core.errors import BuildError
 from support.building import Builder
 from support.wheels import Wheel

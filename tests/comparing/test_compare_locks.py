@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 from conftest import Ran
 
-from mr_bundler.compare_files import compare_files
-from mr_bundler.compare_locks import compare_compositions, compose_lock, flatten
-from mr_bundler.lock import Lock, LockedWheel, inputs_digest, lock_path, platform_floor
-from mr_bundler.python_pin import pin_for
-from mr_bundler.recipe import Recipe, load_recipe
+from mr_bundler.compare.files import compare_files
+from mr_bundler.compare.locks import compare_compositions, compose_lock, flatten
+from mr_bundler.lock.lock import Lock, LockedWheel, inputs_digest, lock_path, platform_floor
+from mr_bundler.lock.python_pin import pin_for
+from mr_bundler.recipe.recipe import Recipe, load_recipe
 from mr_core.file_manifest import FileEntry, LinkEntry
 from mr_core.platform import Target
 from support.recipe_files import write_recipe

@@ -12,7 +12,7 @@ import pytest
 from conftest import Ran
 
 from mr_bundler.build import BuildResult
-from mr_bundler.lock import lock_path
+from mr_bundler.lock.lock import lock_path
 from mr_core.platform import Target
 from support.building import HERE, SERVER, Builder
 from support.registry import RealRegistry

@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 from conftest import PROGRAMS, Ran
 
-from mr_bundler.recipe import load_recipe
-from mr_bundler.scaffold import least_floor
+from mr_bundler.recipe.recipe import load_recipe
+from mr_bundler.scaffold.scaffold import least_floor
 from mr_core.bundle_config import HostRequirements
 from mr_core.platform import Platform, Target
 from support.wheels import Wheel

@@ -13,8 +13,8 @@ import pytest
 from conftest import Ran
 
 from mr_bundler.build import BuildOptions, BuildResult, build_bundle
-from mr_bundler.compare_rebuild import Verdict
-from mr_bundler.rebuild import RebuildOptions, rebuild_bundle, refuse_difference
+from mr_bundler.compare.rebuild import RebuildOptions, rebuild_bundle, refuse_difference
+from mr_bundler.compare.rebuilt import Verdict
 from mr_core.errors import IntegrityError
 from mr_core.layout import LayoutStore
 from mr_core.platform import Platform, Target

@@ -14,7 +14,7 @@ import pytest
 
 from mr_bundler.interpreter import Interpreter, prepare_interpreter
 from mr_bundler.interpreter.host_search import HostPython, locate_host_python
-from mr_bundler.python_pin import PythonPin
+from mr_bundler.lock.python_pin import PythonPin
 from mr_core.errors import NotFoundError
 from support.need import missing, need
 from support.python_archive import HERE, NOWHERE, write_archive

@@ -12,10 +12,10 @@ from dataclasses import replace
 
 import pytest
 
-from mr_bundler import download
 from mr_bundler.interpreter import fetch, prepare_interpreter
 from mr_bundler.interpreter.standalone import unpack_archive
-from mr_bundler.python_pin import pin_for
+from mr_bundler.lock.python_pin import pin_for
+from mr_bundler.wheels import download
 from mr_core.errors import BuildError, IntegrityError, InvalidInputError, NotFoundError, UnavailableError
 from mr_core.events import BlobProgress, Level, Notice
 from mr_core.platform import Platform, Target

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from conftest import PROJECT, Built, outcome, tool
 
-from mr_bundler.lock import load_lock
+from mr_bundler.lock.lock import load_lock
 from support.macho import BUNDLE, EXECUTE, MachO
 from support.python_archive import write_archive
 

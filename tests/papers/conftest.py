@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from mr_bundler.environment.wheel_record import read_distributions
 from mr_bundler.interpreter import Interpreter, find_host_python, prepare_interpreter
-from mr_bundler.lock import load_lock
-from mr_bundler.lock_export import export_requirements
-from mr_bundler.wheel_record import read_distributions
+from mr_bundler.lock.export import export_requirements
+from mr_bundler.lock.lock import load_lock
 from mr_core.errors import NotFoundError
 from mr_core.file_manifest import Entry, FileEntry, LinkEntry
 from support.need import missing, need

@@ -14,12 +14,12 @@ from typing import Any
 import pytest
 from packageurl import PackageURL
 
-from mr_bundler.lock import LockedWheel, VcsPin
+from mr_bundler.lock.lock import LockedWheel, VcsPin
 from mr_bundler.papers.component import Component
 from mr_bundler.papers.coverage import read_owners
 from mr_bundler.papers.kinds import PAPER_KINDS
 from mr_bundler.papers.licence_table import show_licences
-from mr_bundler.recipe import Recipe
+from mr_bundler.recipe.recipe import Recipe
 from mr_core.errors import BuildError, InvalidInputError, UnsupportedError
 from mr_core.file_manifest import FileEntry
 from support.papers import (

@@ -12,7 +12,7 @@ from mr_bundler.papers.coverage import check_ownership, read_owners
 from mr_bundler.papers.licence_table import show_licences
 from mr_bundler.papers.licences import licences_of
 from mr_bundler.papers.papers import Paper
-from mr_bundler.recipe import Recipe, load_recipe
+from mr_bundler.recipe.recipe import Recipe, load_recipe
 from mr_core.platform import Platform
 from support.papers import MLX_LM_RECIPE, MlxLm, check_sbom, config_of, own_component, papers_of
 

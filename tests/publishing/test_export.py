@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from mr_bundler.oci_archive import export_archive
+from mr_bundler.export.oci_archive import export_archive
 from mr_core.archive import ArchiveSource
 from mr_core.digest import Digest
 from mr_core.errors import AccessDeniedError, CancelledError, HostError, IntegrityError, NotFoundError
@@ -276,7 +276,7 @@ def test_memory_does_not_grow_with_the_bundle(tmp_path: Path) -> None:
     code = """
         import sys
         from pathlib import Path
-        from mr_bundler.oci_archive import export_archive
+        from mr_bundler.export.oci_archive import export_archive
         from mr_core.layout import LayoutStore
 
         with open("/dev/null", "wb") as nowhere:

@@ -17,8 +17,8 @@ from typing import Any
 
 import pytest
 
-from mr_bundler.engine import load_bundle
-from mr_bundler.model_runner import write_model_runner
+from mr_bundler.export.engine import load_bundle
+from mr_bundler.export.model_runner import write_model_runner
 from mr_core.bundle_config import ANNOTATION_TARGET, LABEL, parse_bundle_config
 from mr_core.compression import open_compressor
 from mr_core.decode import dump_json
@@ -319,7 +319,7 @@ def test_memory_does_not_grow_with_a_layer(dockerd: RunningEngine, tmp_path: Pat
     code = """
         import sys
         from pathlib import Path
-        from mr_bundler.engine import load_bundle
+        from mr_bundler.export.engine import load_bundle
         from mr_core.layout import LayoutStore
 
         done = load_bundle(LayoutStore(Path(sys.argv[1])), "x", host=sys.argv[2])

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from packaging.utils import parse_wheel_filename
 
-from mr_bundler.lock import Lock, check_locks, current_lock, refuse_pending
-from mr_bundler.recipe import find_recipes, load_recipe
+from mr_bundler.lock.lock import Lock, check_locks, current_lock, refuse_pending
+from mr_bundler.recipe.recipe import find_recipes, load_recipe
 from mr_core.errors import InvalidInputError
 from mr_core.platform import Target
 

@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mr_bundler.lock import Lock, LockedWheel, VcsPin, inputs_digest, lock_path, parse_lock, platform_floor
-from mr_bundler.python_pin import pin_for
-from mr_bundler.recipe import MOST_BYTES, Recipe, load_recipe, parse_recipe
+from mr_bundler.lock.lock import Lock, LockedWheel, VcsPin, inputs_digest, lock_path, parse_lock, platform_floor
+from mr_bundler.lock.python_pin import pin_for
+from mr_bundler.recipe.recipe import MOST_BYTES, Recipe, load_recipe, parse_recipe
 from mr_core.errors import BundleError, InvalidInputError
 from mr_core.platform import Target
 from support.recipe_files import FULL, edit, write_recipe

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 from packaging.utils import canonicalize_name
 
-from mr_bundler.lock import check_locks, lock_path, parse_lock
-from mr_bundler.recipe import find_recipes, load_recipe
+from mr_bundler.lock.lock import check_locks, lock_path, parse_lock
+from mr_bundler.recipe.recipe import find_recipes, load_recipe
 from mr_core.platform import Target
 
 RECIPES = find_recipes(Path(__file__).parents[2] / "recipes")

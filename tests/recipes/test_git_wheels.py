@@ -13,12 +13,12 @@ from typing import Any
 
 import pytest
 
-from mr_bundler.git_wheels import Commit, build_commit
-from mr_bundler.lock import VcsPin, check_locks, load_lock, lock_path
-from mr_bundler.lock_resolve import lock_recipe
-from mr_bundler.recipe import SITE_PACKAGES, load_recipe
-from mr_bundler.uv import install_wheels
-from mr_bundler.wheels import provide_wheels
+from mr_bundler.lock.lock import VcsPin, check_locks, load_lock, lock_path
+from mr_bundler.lock.resolve import lock_recipe
+from mr_bundler.recipe.recipe import SITE_PACKAGES, load_recipe
+from mr_bundler.wheels.git import Commit, build_commit
+from mr_bundler.wheels.provide import provide_wheels
+from mr_bundler.wheels.uv import install_wheels
 from mr_core.errors import (
     BuildError,
     BundleError,

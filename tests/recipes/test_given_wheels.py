@@ -10,13 +10,13 @@ from typing import Any
 
 import pytest
 
-from mr_bundler import download
-from mr_bundler.download import received
-from mr_bundler.lock import LockedWheel, check_locks, load_lock, lock_path
-from mr_bundler.lock_resolve import lock_recipe
-from mr_bundler.recipe import SITE_PACKAGES, Recipe, load_recipe
-from mr_bundler.uv import install_wheels
-from mr_bundler.wheels import acquire_wheel, cached_wheel, provide_wheels
+from mr_bundler.lock.lock import LockedWheel, check_locks, load_lock, lock_path
+from mr_bundler.lock.resolve import lock_recipe
+from mr_bundler.recipe.recipe import SITE_PACKAGES, Recipe, load_recipe
+from mr_bundler.wheels import download
+from mr_bundler.wheels.download import received
+from mr_bundler.wheels.provide import acquire_wheel, cached_wheel, provide_wheels
+from mr_bundler.wheels.uv import install_wheels
 from mr_core.errors import (
     BundleError,
     CancelledError,

@@ -12,11 +12,11 @@ from typing import Any
 import pytest
 from packaging.pylock import Pylock
 
-from mr_bundler.lock import check_locks
-from mr_bundler.lock_export import export_pylock
-from mr_bundler.lock_resolve import lock_recipe, resolve_exactly
-from mr_bundler.recipe import SITE_PACKAGES, Recipe, load_recipe
-from mr_bundler.uv import install_wheels
+from mr_bundler.lock.export import export_pylock
+from mr_bundler.lock.lock import check_locks
+from mr_bundler.lock.resolve import lock_recipe, resolve_exactly
+from mr_bundler.recipe.recipe import SITE_PACKAGES, Recipe, load_recipe
+from mr_bundler.wheels.uv import install_wheels
 from mr_core.errors import IntegrityError, InvalidInputError
 from mr_core.platform import Target
 from support.dated_index import DatedIndex

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from mr_bundler.lock import Lock
-from mr_bundler.lock_resolve import lock_recipe
-from mr_bundler.recipe import SITE_PACKAGES, load_recipe
-from mr_bundler.uv import install_wheels
+from mr_bundler.lock.lock import Lock
+from mr_bundler.lock.resolve import lock_recipe
+from mr_bundler.recipe.recipe import SITE_PACKAGES, load_recipe
+from mr_bundler.wheels.uv import install_wheels
 from mr_core.errors import BuildError, CancelledError, IntegrityError, InvalidInputError, UnavailableError
 from mr_core.events import Cancel, Event, PhaseFinished
 from support.recipe_files import RECIPE, edit, write_index, write_recipe, write_wheel

@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from packaging.pylock import Pylock
 
-from mr_bundler.lock import (
+from mr_bundler.lock.export import export_pylock, export_requirements
+from mr_bundler.lock.lock import (
     Lock,
     LockedWheel,
     VcsPin,
@@ -23,9 +24,8 @@ from mr_bundler.lock import (
     parse_lock,
     platform_floor,
 )
-from mr_bundler.lock_export import export_pylock, export_requirements
-from mr_bundler.python_pin import pin_for
-from mr_bundler.recipe import Recipe, load_recipe
+from mr_bundler.lock.python_pin import pin_for
+from mr_bundler.recipe.recipe import Recipe, load_recipe
 from mr_core.bundle_config import HostRequirements
 from mr_core.errors import InvalidInputError, NotFoundError, UnsupportedError
 from mr_core.platform import Target

@@ -13,10 +13,10 @@ from typing import Any
 import pytest
 from packaging.pylock import Pylock
 
-from mr_bundler import uv_process
-from mr_bundler.lock import check_locks, current_lock, load_lock, lock_path
-from mr_bundler.lock_resolve import lock_recipe, read_pylock
-from mr_bundler.recipe import Recipe, load_recipe
+from mr_bundler.lock.lock import check_locks, current_lock, load_lock, lock_path
+from mr_bundler.lock.resolve import lock_recipe, read_pylock
+from mr_bundler.recipe.recipe import Recipe, load_recipe
+from mr_bundler.wheels import uv_process
 from mr_core.errors import (
     AccessDeniedError,
     BundleError,

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from mr_bundler.recipe import PythonChoice, SlimRules, find_recipes, load_recipe
+from mr_bundler.recipe.recipe import PythonChoice, SlimRules, find_recipes, load_recipe
 from mr_core.bundle_config import HostRequirements
 from mr_core.errors import InvalidInputError, NotFoundError, UnsupportedError
 from mr_core.platform import Target

@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 
 from mr_bundler.audit.finding import Allowance
-from mr_bundler.lock import inputs_digest
-from mr_bundler.recipe import load_recipe, parse_recipe
-from mr_bundler.recipe_sources import GitSource, StaticMetadata, WheelSource, problem_of_address
-from mr_bundler.recipe_steps import PrebuildStep
+from mr_bundler.lock.lock import inputs_digest
+from mr_bundler.recipe.recipe import load_recipe, parse_recipe
+from mr_bundler.recipe.sources import GitSource, StaticMetadata, WheelSource, problem_of_address
+from mr_bundler.recipe.steps import PrebuildStep
 from mr_core.errors import InvalidInputError
 from support.recipe_files import FULL, RECIPE, edit, write_recipe
 

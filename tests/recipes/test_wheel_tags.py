@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 from packaging.utils import parse_wheel_filename
 
-from mr_bundler.wheel_tags import best_wheel, supported_tags, wheel_rank
+from mr_bundler.lock.wheel_tags import best_wheel, supported_tags, wheel_rank
 from mr_core.bundle_config import HostRequirements
 from mr_core.platform import Target
 

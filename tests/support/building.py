@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 
 from mr_bundler.build import BuildOptions, BuildResult, build_bundle
-from mr_bundler.lock import Lock, inputs_digest, platform_floor
-from mr_bundler.python_pin import PythonPin
-from mr_bundler.recipe import Recipe, load_recipe
+from mr_bundler.lock.lock import Lock, inputs_digest, platform_floor
+from mr_bundler.lock.python_pin import PythonPin
+from mr_bundler.recipe.recipe import Recipe, load_recipe
 from mr_core.bundle_config import LABEL, BundleConfig, parse_bundle_config
 from mr_core.digest import Digest
 from mr_core.events import Cancel, Reporter, discard

@@ -14,9 +14,9 @@ import pytest
 
 from mr_bundler.build import build_bundle
 from mr_bundler.interpreter import find_host_python
-from mr_bundler.lock import Lock, LockedWheel, inputs_digest, platform_floor
-from mr_bundler.python_pin import pin_for
-from mr_bundler.recipe import load_recipe
+from mr_bundler.lock.lock import Lock, LockedWheel, inputs_digest, platform_floor
+from mr_bundler.lock.python_pin import pin_for
+from mr_bundler.recipe.recipe import load_recipe
 from mr_bundler.result import BuildOptions
 from mr_core.errors import NotFoundError
 from mr_core.platform import Platform, Target

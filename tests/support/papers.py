@@ -11,13 +11,13 @@ from typing import Any
 from cyclonedx.schema import SchemaVersion
 from cyclonedx.validation.json import JsonStrictValidator
 
+from mr_bundler.environment.wheel_record import InstalledDistribution
 from mr_bundler.interpreter import Interpreter
-from mr_bundler.lock import Lock, LockedWheel, inputs_digest, platform_floor
+from mr_bundler.lock.lock import Lock, LockedWheel, inputs_digest, platform_floor
+from mr_bundler.lock.python_pin import PythonPin
 from mr_bundler.papers.metadata import DistributionMetadata, read_metadata
 from mr_bundler.papers.papers import Component, Paper, write_papers
-from mr_bundler.python_pin import PythonPin
-from mr_bundler.recipe import Recipe, load_recipe
-from mr_bundler.wheel_record import InstalledDistribution
+from mr_bundler.recipe.recipe import Recipe, load_recipe
 from mr_core.bundle_config import BundleConfig, Contents
 from mr_core.digest import Digest
 from mr_core.file_manifest import Entry, FileEntry, dump_entries

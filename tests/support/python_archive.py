@@ -7,7 +7,7 @@ import io
 import tarfile
 from pathlib import Path
 
-from mr_bundler.python_pin import PythonPin
+from mr_bundler.lock.python_pin import PythonPin
 from mr_core.platform import Platform, Target
 
 HERE = Target(Platform.host(), "cpu")

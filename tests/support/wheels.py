@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from mr_bundler.lock import LockedWheel
+from mr_bundler.lock.lock import LockedWheel
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,8 +11,8 @@ from pathlib import Path
 from mr_bundler.audit.facts import FileFacts
 from mr_bundler.audit.finding import Finding
 from mr_bundler.audit.path_rules import mode_problem
-from mr_bundler.file_digests import examine_files
-from mr_bundler.leaks import Leak, Needle, judge_leaks
+from mr_bundler.environment.file_digests import examine_files
+from mr_bundler.environment.leaks import Leak, Needle, judge_leaks
 from mr_core.durable import host_errors
 from mr_core.events import Cancel, Phase, Reporter
 from mr_core.file_manifest import LEASE_PATH, RECEIPT_PATH, Entry, FileEntry, LinkEntry

@@ -13,8 +13,8 @@ from mr_bundler.audit.facts import FileFacts
 from mr_bundler.audit.finding import FINDINGS, STRICT_ONLY, Allowance, Finding
 from mr_bundler.audit.path_rules import judge_paths
 from mr_bundler.audit.text_rules import judge_customization, judge_shebang, judge_startup
-from mr_bundler.leaks import Leak
-from mr_bundler.recipe import SlimRules
+from mr_bundler.environment.leaks import Leak
+from mr_bundler.recipe.recipe import SlimRules
 from mr_core.bundle_config import HostRequirements
 from mr_core.errors import BuildError, printable
 from mr_core.file_manifest import Entry, FileEntry, LinkEntry

@@ -16,7 +16,7 @@ from pathlib import Path
 from packaging.utils import canonicalize_name
 
 from mr_bundler.audit.finding import Finding
-from mr_bundler.wheel_record import record_digest
+from mr_bundler.environment.wheel_record import record_digest
 from mr_core.durable import host_errors
 from mr_core.file_manifest import FILES_PATH, UNLISTED, Entry, FileEntry
 

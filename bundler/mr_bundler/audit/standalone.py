@@ -14,10 +14,10 @@ from mr_bundler.audit.examine import Examination, examine_directory
 from mr_bundler.audit.finding import Allowance, Finding
 from mr_bundler.audit.judge import AuditedTree, AuditReport, judge
 from mr_bundler.audit.records import Record, judge_manifest, judge_records, read_records
-from mr_bundler.leaks import plan_needles
+from mr_bundler.environment.leaks import plan_needles
 from mr_bundler.papers.metadata import read_metadata
 from mr_bundler.published import read_published
-from mr_bundler.recipe import Recipe, parse_recipe
+from mr_bundler.recipe.recipe import Recipe, parse_recipe
 from mr_bundler.unpack import unpack_bundle
 from mr_core.bundle_config import BundleConfig, HostRequirements, parse_bundle_config
 from mr_core.digest import Digest

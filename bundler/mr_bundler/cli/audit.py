@@ -13,8 +13,8 @@ from mr_bundler.audit.finding import FINDINGS, Allowance, Finding
 from mr_bundler.audit.standalone import Audit, AuditOptions, audit_bundle, audit_directory
 from mr_bundler.cache import default_cache
 from mr_bundler.cli.advice import tag_advice
-from mr_bundler.environment import build_directory
-from mr_bundler.recipe import load_recipe
+from mr_bundler.environment.tree import build_directory
+from mr_bundler.recipe.recipe import load_recipe
 from mr_core.bundle_config import HostRequirements
 from mr_core.cli.arguments import PathText, parse_target
 from mr_core.cli.options import output_options, registry_options

@@ -10,8 +10,8 @@ import click
 
 from mr_bundler.build import build_bundle
 from mr_bundler.cli.recipe_arguments import RECIPE, TARGETS, host_target, parse_targets
-from mr_bundler.lock import current_lock
-from mr_bundler.recipe import load_recipe
+from mr_bundler.lock.lock import current_lock
+from mr_bundler.recipe.recipe import load_recipe
 from mr_bundler.result import BuildOptions, BuildResult
 from mr_core.cli.arguments import PathText
 from mr_core.cli.options import output_options

@@ -8,8 +8,8 @@ from typing import Any
 import click
 
 from mr_bundler.cli.recipe_arguments import RECIPES
-from mr_bundler.lock import check_locks
-from mr_bundler.recipe import load_recipe
+from mr_bundler.lock.lock import check_locks
+from mr_bundler.recipe.recipe import load_recipe
 from mr_core.cli.options import output_options
 from mr_core.cli.session import Session
 

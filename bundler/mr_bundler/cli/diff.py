@@ -7,12 +7,12 @@ from typing import Any, assert_never
 
 import click
 
-from mr_bundler.bundle_facts import read_facts
 from mr_bundler.cli.advice import tag_advice
 from mr_bundler.cli.outdated import DIFFERENT, show_change
 from mr_bundler.cli.recipe_arguments import host_target
-from mr_bundler.compare_bundles import BundleDifference, BundleFacts, LayerSide, compare_bundles
-from mr_bundler.compare_locks import (
+from mr_bundler.compare.bundle_facts import read_facts
+from mr_bundler.compare.bundles import BundleDifference, BundleFacts, LayerSide, compare_bundles
+from mr_bundler.compare.locks import (
     Composition,
     DistributionChange,
     LockDifference,
@@ -20,9 +20,9 @@ from mr_bundler.compare_locks import (
     compose_config,
     compose_lock,
 )
-from mr_bundler.lock import Lock, load_lock, lock_path
+from mr_bundler.lock.lock import Lock, load_lock, lock_path
 from mr_bundler.published import read_published
-from mr_bundler.recipe import RECIPE_FILE, load_recipe
+from mr_bundler.recipe.recipe import RECIPE_FILE, load_recipe
 from mr_core.cli.arguments import check_location, parse_target
 from mr_core.cli.options import output_options, registry_options
 from mr_core.cli.session import Session

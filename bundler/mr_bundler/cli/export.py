@@ -10,7 +10,7 @@ import click
 
 from mr_bundler.cli.advice import tag_advice
 from mr_bundler.cli.recipe_arguments import TARGETS, parse_targets
-from mr_bundler.oci_archive import ExportResult, archive_name, export_archive
+from mr_bundler.export.oci_archive import ExportResult, archive_name, export_archive
 from mr_core.cli.arguments import PathText
 from mr_core.cli.options import output_options, registry_options
 from mr_core.cli.session import Session

@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from mr_bundler.cli.advice import tag_advice
-from mr_bundler.engine import LoadResult, load_bundle
+from mr_bundler.export.engine import LoadResult, load_bundle
 from mr_core.cli.arguments import parse_target
 from mr_core.cli.options import output_options, registry_options
 from mr_core.cli.session import Session

@@ -8,10 +8,10 @@ from typing import Any
 import click
 
 from mr_bundler.cli.recipe_arguments import RECIPE, RECIPES, TARGETS, parse_target, parse_targets
-from mr_bundler.lock import LockedWheel, current_lock
-from mr_bundler.lock_export import export_pylock, export_requirements
-from mr_bundler.lock_resolve import LockChange, lock_recipe, resolve_exactly
-from mr_bundler.recipe import load_recipe
+from mr_bundler.lock.export import export_pylock, export_requirements
+from mr_bundler.lock.lock import LockedWheel, current_lock
+from mr_bundler.lock.resolve import LockChange, lock_recipe, resolve_exactly
+from mr_bundler.recipe.recipe import load_recipe
 from mr_core.cli.arguments import PathText
 from mr_core.cli.options import output_options
 from mr_core.cli.session import Session

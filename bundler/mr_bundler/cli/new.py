@@ -9,8 +9,8 @@ from pathlib import Path
 
 import click
 
-from mr_bundler.recipe_sources import DISTRIBUTION
-from mr_bundler.scaffold import Scaffold, scaffold_recipe
+from mr_bundler.recipe.sources import DISTRIBUTION
+from mr_bundler.scaffold.scaffold import Scaffold, scaffold_recipe
 from mr_core.bundle_config import NAME_PATTERN
 from mr_core.cli.arguments import PathText
 from mr_core.cli.options import output_options

@@ -8,9 +8,9 @@ from typing import Any
 import click
 
 from mr_bundler.cli.recipe_arguments import RECIPES, TARGETS, parse_targets
-from mr_bundler.compare_locks import DistributionChange
-from mr_bundler.outdated import OutdatedTarget, find_outdated, now, parse_as_of
-from mr_bundler.recipe import load_recipe
+from mr_bundler.compare.locks import DistributionChange
+from mr_bundler.compare.outdated import OutdatedTarget, find_outdated, now, parse_as_of
+from mr_bundler.recipe.recipe import load_recipe
 from mr_core.cli.options import output_options
 from mr_core.cli.session import Session
 from mr_core.errors import BundleError

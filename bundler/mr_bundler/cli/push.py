@@ -157,7 +157,7 @@ def _check_nameless(place: Location, *, also: str | None, overwrite: bool) -> No
 
 def _runner_tag(source: Source, name: str, destination_name: str) -> str:
     """Return the tag of the model runner's image; raise before anything was sent when it cannot be used."""
-    from mr_bundler.model_runner import model_runner_tag  # noqa: PLC0415 - needed for this option only
+    from mr_bundler.export.model_runner import model_runner_tag  # noqa: PLC0415 - needed for this option only
     from mr_bundler.published import read_published  # noqa: PLC0415
 
     top = source.resolve(name)
@@ -183,7 +183,7 @@ def _write_runner(
     jobs: int,
     overwrite: bool,
 ) -> Descriptor:
-    from mr_bundler.model_runner import write_model_runner  # noqa: PLC0415 - needed for this option only
+    from mr_bundler.export.model_runner import write_model_runner  # noqa: PLC0415 - needed for this option only
 
     with tempfile.TemporaryDirectory(prefix="mr-bundle-") as scratch:
         return write_model_runner(

@@ -8,8 +8,8 @@ from typing import Any
 import click
 
 from mr_bundler.cli.advice import tag_advice
-from mr_bundler.compare_rebuild import Verdict
-from mr_bundler.rebuild import RebuildOptions, RebuildResult, rebuild_bundle, refuse_difference
+from mr_bundler.compare.rebuild import RebuildOptions, RebuildResult, rebuild_bundle, refuse_difference
+from mr_bundler.compare.rebuilt import Verdict
 from mr_core.cli.arguments import PathText, check_location, parse_target
 from mr_core.cli.options import output_options, registry_options
 from mr_core.cli.session import Session

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from mr_bundler.recipe import Recipe
+from mr_bundler.recipe.recipe import Recipe
 from mr_core.cli.arguments import PathText
 from mr_core.errors import InvalidInputError, UsageError
 from mr_core.platform import Platform, Target

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from pathlib import PurePosixPath
 
-from mr_bundler.python_pin import SERIES
+from mr_bundler.lock.python_pin import SERIES
 
 STDLIB = f"lib/python{SERIES}"
 DYNLOAD = f"{STDLIB}/lib-dynload"

@@ -7,8 +7,8 @@ from pathlib import Path
 from urllib.parse import quote, unquote, urlsplit
 
 from mr_bundler.cache import touch_entry
-from mr_bundler.download import Received, received
-from mr_bundler.python_pin import PythonPin
+from mr_bundler.lock.python_pin import PythonPin
+from mr_bundler.wheels.download import Received, received
 from mr_core.digest import Digest
 from mr_core.errors import HostError, IntegrityError, NotFoundError, UnavailableError, redact
 from mr_core.events import BlobFinished, Cancel, Outcome, Reporter, SafeReporter, discard

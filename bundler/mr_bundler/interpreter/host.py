@@ -21,7 +21,7 @@ from mr_bundler.interpreter.licences import package_licences
 from mr_bundler.interpreter.normalise import normalise
 from mr_bundler.interpreter.patchelf import set_runpath
 from mr_bundler.interpreter.tree import File, Tree
-from mr_bundler.python_pin import SERIES
+from mr_bundler.lock.python_pin import SERIES
 from mr_core.errors import BuildError, HostError
 from mr_core.events import Cancel, Level, Notice, Phase, Reporter, discard
 

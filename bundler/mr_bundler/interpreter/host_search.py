@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from mr_bundler.python_pin import SERIES
+from mr_bundler.lock.python_pin import SERIES
 from mr_core.errors import NotFoundError
 
 _SECONDS = 20

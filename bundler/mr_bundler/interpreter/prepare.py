@@ -20,7 +20,7 @@ from mr_bundler.interpreter.patchelf import find_patchelf
 from mr_bundler.interpreter.standalone import unpack_archive
 from mr_bundler.interpreter.tree import Tree, digest_of, pack_tree, write_tree
 from mr_bundler.interpreter.tree_cache import RULES, CachedTree, load_entry, save_entry, stamp
-from mr_bundler.python_pin import PythonPin
+from mr_bundler.lock.python_pin import PythonPin
 from mr_core.decode import dump_json
 from mr_core.errors import BuildError, BundleError, HostError, UnavailableError, UnsupportedError
 from mr_core.events import Cancel, Level, Notice, Outcome, Phase, Reporter, discard

@@ -16,7 +16,7 @@ from mr_bundler.binaries.elf import floor_of, is_elf, read_elf
 from mr_bundler.interpreter.contents import belongs
 from mr_bundler.interpreter.normalise import normalise
 from mr_bundler.interpreter.tree import File, Link, Tree
-from mr_bundler.python_pin import PythonPin
+from mr_bundler.lock.python_pin import PythonPin
 from mr_core.errors import HostError, IntegrityError
 from mr_core.events import Cancel, Phase, Reporter, discard
 

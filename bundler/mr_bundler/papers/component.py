@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Literal, TypeAlias
 from urllib.parse import quote
 
-from mr_bundler.lock import LockedWheel
+from mr_bundler.lock.lock import LockedWheel
 from mr_bundler.papers.metadata import DistributionMetadata
 from mr_core.file_manifest import Entry
 

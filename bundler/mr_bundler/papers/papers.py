@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 
 from mr_bundler.interpreter import Interpreter
-from mr_bundler.lock import Lock
+from mr_bundler.lock.lock import Lock
 from mr_bundler.papers.component import Component, wheel_address
 from mr_bundler.papers.kinds import PAPER_KINDS, PREDICATE_ANNOTATION, PREDICATE_TYPE, PaperKind
 from mr_bundler.papers.libraries import split_libraries
@@ -15,7 +15,7 @@ from mr_bundler.papers.licences import with_licences, write_licences
 from mr_bundler.papers.provenance import write_provenance
 from mr_bundler.papers.requirements import require
 from mr_bundler.papers.sbom import write_sbom
-from mr_bundler.recipe import Recipe
+from mr_bundler.recipe.recipe import Recipe
 from mr_core.bundle_config import BundleConfig
 from mr_core.manifest import Descriptor
 

@@ -16,7 +16,7 @@ import re
 from typing import Any
 
 from mr_bundler.interpreter import Interpreter
-from mr_bundler.lock import Lock, LockedWheel
+from mr_bundler.lock.lock import Lock, LockedWheel
 from mr_bundler.papers.component import purl, wheel_address
 from mr_bundler.papers.kinds import PREDICATE_TYPE
 from mr_core.bundle_config import BundleConfig

@@ -1,0 +1,1 @@
+"""What differs: between locks, bundles, and a bundle and its rebuild."""

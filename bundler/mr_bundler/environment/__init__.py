@@ -1,0 +1,1 @@
+"""The tree that becomes a bundle: composed of parts, slimmed, with scripts, bytecode and the shim."""

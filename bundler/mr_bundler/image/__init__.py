@@ -1,0 +1,1 @@
+"""From an environment to an OCI image: layers, tars, documents."""

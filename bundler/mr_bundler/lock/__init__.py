@@ -1,0 +1,1 @@
+"""Which exact files a target is made of, and the choice of these files."""

@@ -1,0 +1,1 @@
+"""What people write: the recipe, parsed strictly."""

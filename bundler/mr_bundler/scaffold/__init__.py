@@ -1,0 +1,1 @@
+"""The first recipe of a backend."""

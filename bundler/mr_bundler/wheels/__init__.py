@@ -1,0 +1,1 @@
+"""Wheels: resolved and installed through uv, fetched by address, built from commits."""
