@@ -18,7 +18,7 @@ from measure import Figure, run
 
 from support.registry import RealRegistry
 
-SMALL_CHANGE = '"mlx-lm==0.32.2", "click==8.4.0"'
+SMALL_CHANGE = '"mlx-lm==0.32.2", "idna==3.19"'
 """Pins one small dependency of mlx-lm to an older version: a line in the recipe, a distribution in the lock."""
 NEIGHBOUR = "0.32.1"
 NEIGHBOUR_TIME = "2026-10-17T00:00:00Z"

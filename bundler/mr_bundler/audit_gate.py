@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Iterator, Mapping
 
+from mr_bundler.audit.finding import Finding
 from mr_bundler.audit.judge import AuditedTree, AuditReport, judge, refuse_findings
+from mr_bundler.audit.path_rules import fold
 from mr_bundler.environment.compose import Composition
 from mr_bundler.environment.parts import Part
+from mr_bundler.environment.shim_files import LAUNCHER_PATH
 from mr_bundler.recipe.recipe import Recipe
 from mr_core.bundle_config import HostRequirements
-from mr_core.errors import BuildError
 from mr_core.events import Level, Notice, Phase, Reporter
 from mr_core.platform import Target
 
-_NEVER = frozenset({"unsafe-path", "unsafe-mode", "case-collision"})
-"""What the installer's strict reader refuses, whatever a recipe allows."""
+_OWN_PLACES = (".mr", LAUNCHER_PATH)
 
 
 def audit_environment(
@@ -39,7 +40,7 @@ def audit_environment(
         report: Gets the phase ``audit``.
 
     Raises:
-        BuildError: when something is not allowed, or cannot be; ``fields`` hold the whole report.
+        BuildError: when something is not allowed; ``fields`` hold the whole report.
     """
     with Phase(report, "audit", str(target)) as phase:
         tree = AuditedTree(
@@ -51,19 +52,22 @@ def audit_environment(
                 for owner, part in parts.items()
                 if part.metadata is not None
             },
-            extra=composition.findings,
+            extra=[*composition.findings, *_judge_own_places(composition.entries)],
         )
         found = judge(tree, target=target, requires=requires, allow=recipe.audit, strict=strict)
         phase.detail = {"findings": len(found.findings), "allowed": len(found.allowed), "binaries": found.binaries}
         refuse_findings(found, f"the environment of `{recipe.backend}` for `{target}`")
-    hopeless = [finding for finding, _ in found.allowed if finding.kind in _NEVER]
-    if hopeless:
-        raise BuildError(
-            f"Cannot pack `{hopeless[0].path}`: no host could install it, whatever the recipe allows",
-            hint="leave the file out with `slim.remove`",
-            paths=[finding.path for finding in hopeless],
-        )
     if found.unused:
         stale = "; ".join(f"{item.finding} in {', '.join(item.paths)}" for item in found.unused)
         report(Notice(code="allowance-unused", message=f"These allowances cover nothing: {stale}", level=Level.WARNING))
     return found
+
+
+def _judge_own_places(paths: Collection[str]) -> Iterator[Finding]:
+    """Yield findings for what stands in the way of the files that a bundle gets after its audit."""
+    for path in paths:
+        place = fold(path)
+        if place == "bin" or (
+            path != LAUNCHER_PATH and f"{place}/".startswith(tuple(f"{own}/" for own in _OWN_PLACES))
+        ):
+            yield Finding(kind="unsafe-path", path=path, detail="lies where the bundle's own files lie")

@@ -12,13 +12,14 @@ from pathlib import Path
 
 from mr_bundler.audit.judge import AuditReport
 from mr_bundler.audit_gate import audit_environment
-from mr_bundler.build_inputs import part_keys, plan_build_needles
+from mr_bundler.build_inputs import choose_compiler, part_keys, plan_build_needles
 from mr_bundler.build_record import Remembered, build_key, recall, remember
 from mr_bundler.bundle_papers import attach_papers
 from mr_bundler.cache import BuildCache, default_cache
 from mr_bundler.environment.assembly import Assembly
 from mr_bundler.environment.compose import Composition, compose
 from mr_bundler.environment.examine_parts import Examination
+from mr_bundler.environment.leaks import Needle, find_leaks, refuse_leaks
 from mr_bundler.environment.modules import check_modules
 from mr_bundler.environment.prebuild import run_prebuild, steps_for
 from mr_bundler.environment.shim_files import own_files
@@ -36,6 +37,7 @@ from mr_core import __version__
 from mr_core.bundle_config import BundleConfig, Contents, HostRequirements
 from mr_core.errors import InvalidInputError, UsageError
 from mr_core.events import Cancel, Level, Notice, Phase, Reporter, SafeReporter, discard
+from mr_core.file_manifest import BUNDLE_PATH
 from mr_core.layout import LayoutStore
 from mr_core.platform import Platform, Target
 
@@ -131,8 +133,15 @@ class _Build:
         prebuild = steps_for(self.recipe.prebuild, self.target)
         with contextlib.ExitStack() as stack:
             stack.enter_context(kept.in_use(report=self.report, cancel=self.cancel))
+            foreign = None if self.target.platform == Platform.host() else locate_host_python(environ=self.environ)
             key = build_key(
-                self.recipe, self.target, self.lock, options=self.options, environ=self.environ, created=self.created
+                self.recipe,
+                self.target,
+                self.lock,
+                options=self.options,
+                environ=self.environ,
+                created=self.created,
+                compiler="" if foreign is None else foreign.version,
             )
             remembered = recall(kept, key, self.options.layout) if self.options.use_cache else None
             if remembered is not None and remembered.pinned:
@@ -145,19 +154,36 @@ class _Build:
             work = self.options.work
             place = scratch if work is None else stack.enter_context(build_directory(work))
             cache = kept if self.options.use_cache else BuildCache(scratch / "cache")
-            compiler = self._compiler(interpreter)
+            compiler = choose_compiler(interpreter, foreign)
             assembly = self._assembly(interpreter, compiler, cache, place, scratch)
             composition = self._compose(assembly, steps=prebuild)
+            own = own_files(self.recipe.raw, self.lock.dump())
+            leaks = find_leaks({path: content for path, (content, _) in own.items()}, assembly.examination.needles)
+            composition = replace(composition, leaks=(*composition.leaks, *leaks))
             audit = self._audit(composition, assembly)
-            packed = self._layers(composition, assembly, audit, compiler, scratch)
-            result = self._write(packed, assembly, composition, audit)
+            packed = self._layers(composition, assembly, audit, compiler, own=own, scratch=scratch)
+            said = {leak.what for leak in leaks}  # the recipe says so itself, and allows it
+            needles = [needle for needle in assembly.examination.needles if needle.what not in said]
+            result = self._write(packed, assembly, composition, audit, compiler=compiler, needles=needles)
             if self.options.use_cache:
                 pinned = interpreter.source != "host"
-                remember(kept, key, result, interpreter=interpreter.identity, pinned=pinned)
+                remember(
+                    kept,
+                    key,
+                    result,
+                    layout=self.options.layout,
+                    interpreter=interpreter.identity,
+                    pinned=pinned,
+                )
             return result
 
     def _up_to_date(self, remembered: Remembered) -> BuildResult:
         self.report(Notice(code="up-to-date", message=f"`{remembered.result.ref_name}` is up to date"))
+        steps = steps_for(self.recipe.prebuild, self.target)
+        if steps:
+            shown = ", ".join(f"`{step.name}`" for step in steps)
+            text = f"Steps of the recipe were not run again: {shown}; `--no-cache` runs them"
+            self.report(Notice(code="prebuild-not-run", message=text))
         return remembered.result
 
     def _prepare(self) -> Interpreter:
@@ -172,13 +198,6 @@ class _Build:
             report=self.report,
             cancel=self.cancel,
         )
-
-    def _compiler(self, interpreter: Interpreter) -> Compiler:
-        """Return what compiles bytecode and installs wheels: the bundle's own interpreter where it runs here."""
-        if self.target.platform == Platform.host():
-            return Compiler(python=interpreter.prefix / EXECUTABLE, identity=interpreter.identity)
-        host = locate_host_python(environ=self.environ)
-        return Compiler(python=host.executable, identity=f"cpython {host.version} (host)")
 
     def _assembly(
         self, interpreter: Interpreter, compiler: Compiler, cache: BuildCache, place: Path, scratch: Path
@@ -258,13 +277,15 @@ class _Build:
         assembly: Assembly,
         audit: AuditReport,
         compiler: Compiler,
+        *,
+        own: Mapping[str, tuple[bytes, bool]],
         scratch: Path,
     ) -> BundleLayers:
         return bundle_layers(
             assembly.root,
             composition,
             bring=lambda owners: assembly.bring(owners, composition),
-            own_files=own_files(self.recipe.raw, self.lock.dump()),
+            own_files=own,
             honest={finding.path for finding, _ in audit.allowed if finding.kind == "leaked-path"},
             compiler=compiler,
             needles=assembly.examination.needles,
@@ -301,10 +322,18 @@ class _Build:
         )
 
     def _write(
-        self, packed: BundleLayers, assembly: Assembly, composition: Composition, audit: AuditReport
+        self,
+        packed: BundleLayers,
+        assembly: Assembly,
+        composition: Composition,
+        audit: AuditReport,
+        *,
+        compiler: Compiler,
+        needles: Sequence[Needle],
     ) -> BuildResult:
         """Write blobs, manifest, papers and index in this order; the name appears last."""
         config, layers = packed.config, packed.layers
+        refuse_leaks(find_leaks({BUNDLE_PATH: config.dump()}, needles))
         image = make_image(config, layers, created=self.created)
         store = LayoutStore(self.options.layout, create=True, cancel=self.cancel)
         try:
@@ -320,6 +349,8 @@ class _Build:
                     recipe=self.recipe,
                     lock=self.lock,
                     interpreter=assembly.interpreter,
+                    compiler=compiler.version,
+                    needles=needles,
                     created=self.created,
                     report=self.report,
                     cancel=self.cancel,

@@ -8,8 +8,12 @@ from pathlib import Path
 from mr_bundler.build_record import tool_identity
 from mr_bundler.environment.leaks import Needle, plan_needles
 from mr_bundler.environment.parts import INTERPRETER, part_key
+from mr_bundler.image.bundle_layers import Compiler
 from mr_bundler.interpreter import Interpreter
+from mr_bundler.interpreter.contents import EXECUTABLE
+from mr_bundler.interpreter.host_search import HostPython
 from mr_bundler.lock.lock import Lock
+from mr_bundler.wheels.uv_process import uv_identity
 
 
 def plan_build_needles(
@@ -36,8 +40,22 @@ def plan_build_needles(
 
 
 def part_keys(lock: Lock, interpreter: Interpreter, needles: Sequence[Needle]) -> dict[str, str]:
-    """Return the key of the part of every owner: the interpreter and each distribution."""
-    tool = tool_identity()
+    """Return the key of the part of every owner: the interpreter and each distribution, which uv unpacks."""
+    tool, uv = tool_identity(), uv_identity()
     origins: dict[str, tuple[str, ...]] = {INTERPRETER: ("interpreter", interpreter.identity)}
-    origins |= {wheel.name: ("wheel", wheel.file, wheel.sha256) for wheel in lock.packages}
+    origins |= {wheel.name: ("wheel", wheel.file, wheel.sha256, uv) for wheel in lock.packages}
     return {owner: part_key(origin, tool=tool, needles=needles) for owner, origin in origins.items()}
+
+
+def choose_compiler(interpreter: Interpreter, foreign: HostPython | None) -> Compiler:
+    """Return what compiles bytecode and installs wheels: the bundle's own interpreter where it runs here.
+
+    Args:
+        interpreter: The bundle's own.
+        foreign: A Python of this machine, when the bundle is for another platform.
+    """
+    if foreign is None:
+        python = interpreter.prefix / EXECUTABLE
+        return Compiler(python=python, version=interpreter.version, identity=interpreter.identity)
+    identity = f"cpython {foreign.version} (host)"
+    return Compiler(python=foreign.executable, version=foreign.version, identity=identity)

@@ -15,22 +15,32 @@ import mr_shim
 from mr_bundler.bundle_papers import has_papers
 from mr_bundler.cache import BuildCache
 from mr_bundler.environment.slim import SlimSaving
-from mr_bundler.image.image import find_target
+from mr_bundler.image.image import find_target, is_intact
 from mr_bundler.image.pack import compressor_identity
 from mr_bundler.lock.lock import Lock
 from mr_bundler.recipe.recipe import Recipe
 from mr_bundler.result import AllowedFinding, AuditSummary, BuildOptions, BuildResult, BuiltLayer, BuiltPaper
+from mr_bundler.wheels.uv_process import uv_identity
 from mr_core.decode import dump_json
 from mr_core.digest import Digest
+from mr_core.durable import host_errors
 from mr_core.errors import BundleError
 from mr_core.layout import LayoutStore
+from mr_core.manifest import Descriptor, Manifest, parse_document
 from mr_core.platform import Target
 
 _KIND = "builds"
 
 
 def build_key(
-    recipe: Recipe, target: Target, lock: Lock, *, options: BuildOptions, environ: Mapping[str, str], created: str
+    recipe: Recipe,
+    target: Target,
+    lock: Lock,
+    *,
+    options: BuildOptions,
+    environ: Mapping[str, str],
+    created: str,
+    compiler: str,
 ) -> str:
     """Return a digest of everything that decides a bundle, except which interpreter is found where none is pinned.
 
@@ -41,10 +51,13 @@ def build_key(
         options: Where the interpreter is to come from, and how strict the audit is.
         environ: May name the interpreter too.
         created: Time in the image config.
+        compiler: What compiles bytecode when that is not the bundle's own interpreter, else empty.
     """
     facts = [
         tool_identity(),
         compressor_identity(),
+        uv_identity(),
+        compiler,
         hashlib.sha256(recipe.raw).hexdigest(),
         hashlib.sha256(lock.dump()).hexdigest(),
         str(target),
@@ -83,7 +96,10 @@ class Remembered:
 
 
 def recall(cache: BuildCache, key: str, layout: Path) -> Remembered | None:
-    """Return the last build of ``key`` when its bundle and papers lie complete in ``layout``, under its name."""
+    """Return the last build of ``key`` when its bundle and papers lie complete in ``layout``, under its name.
+
+    What was written to since then is read whole: a blob of the right size need not have the right bytes.
+    """
     record = cache.load_record(_KIND, key)
     if record is None:
         return None
@@ -93,6 +109,8 @@ def recall(cache: BuildCache, key: str, layout: Path) -> Remembered | None:
         top = store.resolve(result.ref_name)
         entry = find_target(store, result.ref_name, str(result.target))
         if entry is None or entry.digest != result.digest or not has_papers(store, result.digest, result.papers):
+            return None
+        if not _has_bytes(store, entry, record["stamps"]):
             return None
     except (BundleError, KeyError, TypeError, ValueError):
         return None
@@ -105,10 +123,30 @@ def recall(cache: BuildCache, key: str, layout: Path) -> Remembered | None:
     )
 
 
-def remember(cache: BuildCache, key: str, result: BuildResult, *, interpreter: str, pinned: bool) -> None:
+def remember(cache: BuildCache, key: str, result: BuildResult, *, layout: Path, interpreter: str, pinned: bool) -> None:
     """Keep what a build gave."""
     value = _plain(dataclasses.replace(result, steps=()))
-    cache.save_record(_KIND, key, {"result": value, "interpreter": interpreter, "pinned": pinned})
+    blobs = [layout / "blobs" / layer.digest.algorithm / layer.digest.hex for layer in result.layers]
+    stamps = {place.name: _stamp(place) for place in blobs}
+    cache.save_record(_KIND, key, {"result": value, "stamps": stamps, "interpreter": interpreter, "pinned": pinned})
+
+
+def _has_bytes(store: LayoutStore, entry: Descriptor, stamps: Mapping[str, Any]) -> bool:
+    """Whether the blobs of a bundle are what they should be: unchanged since they were written, or read again."""
+    document = parse_document(store.read_document(entry), entry.media_type)
+    if not isinstance(document, Manifest):
+        return False
+    return all(
+        stamps.get(blob.digest.hex) == _stamp(store.blob_file(blob).path) or is_intact(store, blob)
+        for blob in (document.config, *document.layers)
+    )
+
+
+def _stamp(place: Path) -> list[int]:
+    """Return what tells a changed file from an unchanged one without reading it; nobody can set the change time."""
+    with host_errors("read", place):
+        status = place.stat()
+    return [status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino]
 
 
 def _plain(value: Any) -> Any:

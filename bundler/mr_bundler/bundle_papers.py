@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from mr_bundler.environment.leaks import Needle, find_leaks, refuse_leaks
 from mr_bundler.environment.parts import INTERPRETER, OWN, Part
+from mr_bundler.image.image import remove_damaged
 from mr_bundler.interpreter import Interpreter
 from mr_bundler.lock.lock import Lock
 from mr_bundler.papers.component import Component
@@ -15,13 +17,14 @@ from mr_core.bundle_config import BundleConfig
 from mr_core.digest import Digest
 from mr_core.events import Cancel, Phase, Reporter
 from mr_core.file_manifest import Entry
-from mr_core.manifest import Descriptor, Manifest, parse_document
-from mr_core.referrers import attach, referrers
+from mr_core.layout import LayoutStore
+from mr_core.manifest import Descriptor
+from mr_core.referrers import attach, read_referrer, referrers
 from mr_core.store import Store
 
 
 def attach_papers(
-    store: Store,
+    store: LayoutStore,
     subject: Descriptor,
     *,
     config: BundleConfig,
@@ -30,6 +33,8 @@ def attach_papers(
     recipe: Recipe,
     lock: Lock,
     interpreter: Interpreter,
+    compiler: str,
+    needles: Sequence[Needle],
     created: str,
     report: Reporter,
     cancel: Cancel,
@@ -45,9 +50,14 @@ def attach_papers(
         recipe: What was built.
         lock: Of the target.
         interpreter: What is in it.
+        compiler: Exact version of the CPython that compiled its bytecode.
+        needles: Must not occur in papers.
         created: When the image counts as created.
         report: Gets the phase ``papers``.
         cancel: Stops between two papers.
+
+    Raises:
+        BuildError: a paper names a directory of this machine.
     """
     with Phase(report, "papers") as phase:
         papers = write_papers(
@@ -57,9 +67,14 @@ def attach_papers(
             recipe=recipe,
             lock=lock,
             interpreter=interpreter,
+            compiler=compiler,
             created=created,
             builder=config.builder,
         )
+        refuse_leaks(find_leaks({f"{paper.kind} paper": paper.content for paper in papers}, needles))
+        for paper in papers:
+            content = Descriptor(media_type="", digest=Digest.of(paper.content), size=len(paper.content))
+            remove_damaged(store, content)
         attached = [
             BuiltPaper(
                 kind=paper.kind,
@@ -82,7 +97,7 @@ def attach_papers(
 
 
 def has_papers(store: Store, subject: Digest, papers: Sequence[BuiltPaper]) -> bool:
-    """Whether these papers are attached to the bundle ``subject``, and all of their bytes are there.
+    """Whether these papers are attached to the bundle ``subject``, and all of their bytes are there, which are read.
 
     Raises:
         BundleError: when the list of papers, or one of them, cannot be read.
@@ -92,9 +107,7 @@ def has_papers(store: Store, subject: Digest, papers: Sequence[BuiltPaper]) -> b
         entry = attached.get(paper.digest)
         if entry is None:
             return False
-        document = parse_document(store.read_document(entry), entry.media_type)
-        if not isinstance(document, Manifest) or not all(store.has_blob(blob) for blob in document.layers):
-            return False
+        read_referrer(store, entry)
     return True
 
 

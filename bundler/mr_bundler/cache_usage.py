@@ -8,14 +8,16 @@ from __future__ import annotations
 import contextlib
 import os
 import stat
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from mr_bundler.cache import LOCK, BuildCache
 from mr_core.durable import host_errors, remove_tree
+from mr_core.errors import BundleError
 from mr_core.events import Cancel, Phase, Reporter, discard
-from mr_core.flock import wait_lock
+from mr_core.flock import try_lock, wait_lock
 
 KINDS = {
     "archives": "archives of pinned interpreters, as fetched",
@@ -27,6 +29,9 @@ KINDS = {
     "tmp": "trees of builds that run, or were killed",
 }
 """Every kind of entry and what it is; the names are stable."""
+
+_UNFINISHED = ".ingest-"
+_UNFINISHED_SECONDS = 86_400.0  # nothing is written for a day
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,6 +100,9 @@ def prune_cache(
 ) -> tuple[CacheEntry, ...]:
     """Remove what was used last ``before`` a time in seconds since 1970, and return it.
 
+    A running build keeps the cache as a whole. What other commands use stays too, whatever its age: scratch directories
+    that are locked, and for a day what is being written under a name of its own.
+
     Args:
         directory: The cache.
         before: Entries used later stay.
@@ -110,7 +118,7 @@ def prune_cache(
         return ()
     lock = contextlib.nullcontext() if dry_run else wait_lock(directory / LOCK, what="the cache", timeout=0.0)
     with lock, Phase(report, "prune", str(directory)) as phase:
-        chosen = tuple(entry for entry in read_cache(directory) if entry.used < before)
+        chosen = tuple(entry for entry in read_cache(directory) if entry.used < before and not _is_busy(entry))
         for entry in () if dry_run else chosen:
             if cancel is not None:
                 cancel.check()
@@ -118,6 +126,25 @@ def prune_cache(
                 remove_tree(place)
         phase.detail = {"entries": len(chosen), "bytes": sum(entry.bytes for entry in chosen)}
     return chosen
+
+
+def _is_busy(entry: CacheEntry) -> bool:
+    """Whether somebody may be working in it who does not hold the lock of the cache."""
+    place = entry.paths[0]
+    if place.name.startswith(_UNFINISHED):
+        return time.time() - entry.used < _UNFINISHED_SECONDS
+    if entry.kind != "tmp" or not place.is_dir():
+        return False
+    try:
+        lock = try_lock(place / ".lock", create=False)
+    except FileNotFoundError:  # not begun, and who begins copes with its loss
+        return False
+    except BundleError:
+        return True
+    if lock is None:
+        return True
+    lock.release()
+    return False
 
 
 def _children(directory: Path) -> list[Path]:

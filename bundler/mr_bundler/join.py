@@ -9,7 +9,7 @@ from mr_core.bundle_index import bundle_entry, bundle_index
 from mr_core.errors import IntegrityError, InvalidInputError, NotFoundError
 from mr_core.events import Cancel, Phase, Reporter, SafeReporter, discard
 from mr_core.manifest import MEDIA_INDEX, Descriptor, Index, Manifest, parse_document
-from mr_core.store import Store, refuse_move
+from mr_core.store import Store, check_move
 
 _JOBS = 8
 
@@ -53,7 +53,7 @@ def join_index(
         phase.detail["bundles"] = len(index.manifests)
         _check_blobs(store, manifests, cancel)
         if not overwrite:
-            _check_name(store, name, index)
+            check_move(store, name, index.digest)
     with Phase(report, "publish", f"{store.describe()}:{name}"):
         cancel.check()
         written = store.put_document(index.raw, MEDIA_INDEX, name=name, overwrite=overwrite)
@@ -103,12 +103,3 @@ def _check_blobs(store: Store, manifests: Sequence[Manifest], cancel: Cancel) ->
         return look
 
     run_tasks([task(blob, manifest) for blob, manifest in owners.values()], jobs=_JOBS, cancel=cancel)
-
-
-def _check_name(store: Store, name: str, index: Index) -> None:
-    try:
-        present = store.resolve(name).digest
-    except NotFoundError:
-        return
-    if present != index.digest:
-        raise refuse_move(store.describe(), name, present, index.digest)

@@ -116,6 +116,20 @@ def read_paper(source: Source, bundle: ListedBundle, kind: PaperKind) -> bytes:
     return read_referrer(source, entry)
 
 
+def with_target(bundles: list[ListedBundle], target: str, location: str) -> list[ListedBundle]:
+    """Return the bundles for ``target``, all of them when it is empty; raise `NotFoundError` when none is for it."""
+    found = [bundle for bundle in bundles if target in {"", bundle.target}]
+    if target and not found:
+        raise NotFoundError(
+            f"Cannot find a bundle for `{target}` in `{location}`", hint=f"targets there: {_targets(bundles)}"
+        )
+    return found
+
+
+def _targets(bundles: list[ListedBundle]) -> str:
+    return ", ".join(sorted({f"`{bundle.target}`" for bundle in bundles})) or "none"
+
+
 def choose_bundle(bundles: list[ListedBundle], target: str, location: str) -> ListedBundle:
     """Return the one bundle that is meant; ``target`` may be empty when there is only one.
 
@@ -123,16 +137,14 @@ def choose_bundle(bundles: list[ListedBundle], target: str, location: str) -> Li
         NotFoundError: there is none for this target.
         UsageError: several are left.
     """
-    fitting = {bundle.digest: bundle for bundle in bundles if target in {"", bundle.target}}
-    known = ", ".join(sorted({f"`{bundle.target}`" for bundle in bundles})) or "none"
+    fitting = {bundle.digest: bundle for bundle in with_target(bundles, target, location)}
     if not fitting:
-        what = f"a bundle for `{target}`" if target else "a bundle"
-        raise NotFoundError(f"Cannot find {what} in `{location}`", hint=f"targets there: {known}")
+        raise NotFoundError(f"Cannot find a bundle in `{location}`: it holds none")
     if len(fitting) > 1:
         names = len({bundle.name for bundle in fitting.values()}) > 1
         raise UsageError(
             f"Cannot choose a bundle in `{location}`: {len(fitting)} fit",
-            hint="name one: `oci:DIRECTORY:NAME`" if names else f"add `--target` with one of: {known}",
+            hint="name one: `oci:DIRECTORY:NAME`" if names else f"add `--target` with one of: {_targets(bundles)}",
         )
     return next(iter(fitting.values()))
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from mr_core.bundle_config import ANNOTATION_TARGET, LABEL, BundleConfig, parse_bundle_config
+from mr_core.bundle_config import ANNOTATION_MADE_FROM, ANNOTATION_TARGET, LABEL, BundleConfig, parse_bundle_config
 from mr_core.decode import Decoder, parse_json
 from mr_core.digest import Digest
 from mr_core.errors import InvalidInputError, NotFoundError, UsageError
@@ -117,6 +117,11 @@ def _choose(index: Index, target: Target | None, place: str) -> Descriptor:
 
 
 def _describe(source: Source, entry: Descriptor, manifest: Manifest, place: str) -> PublishedBundle:
+    if made_from := manifest.annotations.get(ANNOTATION_MADE_FROM):
+        raise InvalidInputError(
+            f"Cannot read `{place}`: it is the model runner's image of a bundle, not the bundle",
+            hint=f"the bundle is {made_from[:100].rpartition(' ')[2]}",
+        )
     what = f"image config of `{place}`"
     image = parse_json(source.read_blob(manifest.config), what, limit=16 << 20)
     read = Decoder(image, what)

@@ -26,6 +26,8 @@ ANNOTATION_BYTES = PREFIX + "installed-bytes"
 ANNOTATION_COUNT = PREFIX + "installed-files"
 ANNOTATION_REQUIRES = PREFIX + "requires"
 ANNOTATION_PYTHON = PREFIX + "python"
+ANNOTATION_MADE_FROM = PREFIX + "made-from"
+"""On an image in another form: the form's format, and the digest of the bundle it was made from."""
 
 IMAGE_ROOT = "backend"
 """The one top directory of every layer; the same for all backends, so that equal distributions give equal layers."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 
-from mr_core.bundle_config import ANNOTATION_BACKEND, ANNOTATION_TARGET
+from mr_core.bundle_config import ANNOTATION_BACKEND, ANNOTATION_MADE_FROM, ANNOTATION_TARGET
 from mr_core.errors import InvalidInputError, NotFoundError
 from mr_core.manifest import Descriptor, Index, Manifest, make_index
 from mr_core.platform import Target
@@ -23,8 +23,13 @@ def bundle_entry(manifest: Manifest) -> Descriptor:
     """Return the entry of a bundle's manifest in the index of its version.
 
     Raises:
-        InvalidInputError: when its annotations name no backend, version or target.
+        InvalidInputError: when its annotations name no backend, version or target, or say that it is no bundle.
     """
+    if made_from := manifest.annotations.get(ANNOTATION_MADE_FROM):
+        raise InvalidInputError(
+            f"Cannot make an index: {manifest.digest} is the model runner's image of a bundle, not the bundle",
+            hint=f"name the bundle: {made_from[:100].rpartition(' ')[2]}",
+        )
     return _checked(
         Descriptor(
             media_type=manifest.media_type,

@@ -35,11 +35,11 @@ def host_errors(verb: str, path: Path | str) -> Iterator[None]:
 def host_error(what: str, error: OSError) -> HostError:
     """Return a `HostError` for ``error``, with the next step for the common causes."""
     hints = {
-        errno.ENOSPC: "free some disk space, or choose another root with `--root`",
-        errno.EDQUOT: "your disk quota is used up; free some space, or choose another root with `--root`",
+        errno.ENOSPC: "free some disk space there, or choose another place",
+        errno.EDQUOT: "your disk quota is used up; free some space, or choose another place",
         errno.EACCES: "check the owner and the permissions of that directory",
         errno.EPERM: "check the owner, the permissions and the attributes (immutable?) of that path",
-        errno.EROFS: "the filesystem is read-only; choose another root with `--root`",
+        errno.EROFS: "the filesystem is read-only; choose another place",
         errno.EMFILE: "raise the limit of open files: `ulimit -n 256`",
         errno.ENOTDIR: "a file lies where a directory is needed; move it away",
     }

@@ -23,13 +23,30 @@ from __future__ import annotations
 import re
 from typing import ClassVar
 
-_URL_USER = re.compile(r"://[^/\s?#]*@")  # up to the last `@`: a password may hold one
-_URL_QUERY = re.compile(r"(://[^\s?#]*)\?[^\s#]*")
+_WORD = re.compile(r"\S+")
+_USER = re.compile(r"://[^/?#]*@")
+_PASSWORD = re.compile(r"://(?!\[)[^/?#@:]*:(?![0-9]{0,5}(?:[/?#]|$))")  # a colon that is not that of a port
+_QUERY = re.compile(r"\?[^#]*")
 
 
 def redact(text: str) -> str:
     """Return ``text`` with user names, passwords and queries removed from every URL in it."""
-    return _URL_QUERY.sub(r"\1?…", _URL_USER.sub("://", text))
+    return _WORD.sub(_redact_word, text) if "://" in text else text
+
+
+def _redact_word(word: re.Match[str]) -> str:
+    """Return a word without secrets; takes a time in proportion to its length, for it may be hostile.
+
+    User and password end at the last `@` of all, for a password may hold a bare `@`, `/` or `?`. A user alone ends at
+    the last `@` before the path, for a path may hold one too (``@sha256:…``).
+    """
+    text = word[0]
+    last = text.rfind("@")
+    password = _PASSWORD.search(text)
+    if password is not None and password.end() <= last:
+        text = f"{text[: password.start()]}://{text[last + 1 :]}"
+    begin, mark, rest = _USER.sub("://", text).partition("://")
+    return begin + mark + _QUERY.sub("?…", rest) if mark else text
 
 
 def printable(text: str, *, most: int = 200) -> str:

@@ -13,7 +13,13 @@ _REGISTRY = re.compile(r"(?:[A-Za-z0-9](?:[A-Za-z0-9.-]*[A-Za-z0-9])?|\[[0-9a-fA
 _COMPONENT = r"[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*"
 _REPOSITORY = re.compile(rf"{_COMPONENT}(?:/{_COMPONENT})*")
 _TAG = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,127}")
+_NOT_IN_TAGS = re.compile(r"[^A-Za-z0-9_.-]")
 _LIKE_DIGEST = re.compile(r"[A-Za-z0-9]+:[0-9A-Za-z]*")
+
+
+def tag_text(text: str) -> str:
+    """Return ``text`` with ``-`` for every character that no tag may have, such as the ``+`` of a version."""
+    return _NOT_IN_TAGS.sub("-", text)
 
 
 def is_registry(text: str) -> bool:
@@ -53,6 +59,8 @@ class Reference:
             registry, path = head, tail
         else:
             registry, path = DOCKER_HUB, rest
+            if not slash and re.fullmatch(r"localhost(:[0-9]+)?|[^:]*\.[^:]*:[0-9]+|\[.*", rest):
+                raise _bad(text, "no repository follows the registry")
         last = path.rpartition("/")[2]
         tag = ""
         if ":" in last:

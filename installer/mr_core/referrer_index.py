@@ -140,7 +140,7 @@ def with_referrers(raw: bytes | None, new: Sequence[Descriptor], *, replace: boo
     kept = [item for item in value["manifests"] if item["digest"] not in gone and item.get("artifactType") not in kinds]
     items = [*kept, *(entry.to_json() for entry in new)]
     unique = {item["digest"]: item for item in items}
-    value["manifests"] = sorted(unique.values(), key=lambda item: (item.get("artifactType", ""), item["digest"]))
+    value["manifests"] = sorted(unique.values(), key=lambda item: (item.get("artifactType") or "", item["digest"]))
     changed = dump_json(value)
     parse_referrers(changed, where)
     return changed

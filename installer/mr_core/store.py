@@ -16,7 +16,7 @@ from types import MappingProxyType, TracebackType
 from typing import Protocol, Self
 
 from mr_core.digest import Digest
-from mr_core.errors import AccessDeniedError
+from mr_core.errors import AccessDeniedError, NotFoundError
 from mr_core.events import Cancel, Outcome, Reporter, discard
 from mr_core.manifest import Descriptor
 
@@ -154,6 +154,19 @@ class Store(Source, Protocol):
             InvalidInputError: when a document has another subject, or the list becomes too long.
             UnavailableError: when other writers of the list keep getting in the way.
         """
+
+
+def check_move(store: Store, name: str, digest: Digest) -> None:
+    """Raise `AccessDeniedError` when ``name`` means something else than ``digest``; `Store.put_document` checks again.
+
+    For asking before gigabytes are sent.
+    """
+    try:
+        present = store.resolve(name).digest
+    except NotFoundError:
+        return
+    if present != digest:
+        raise refuse_move(store.describe(), name, present, digest)
 
 
 def refuse_move(where: str, name: str, old: Digest, new: Digest) -> AccessDeniedError:

@@ -11,13 +11,13 @@ from dataclasses import dataclass
 
 from mr_core.bundle_config import ANNOTATION_TARGET
 from mr_core.digest import Digest
-from mr_core.errors import IntegrityError, NotFoundError, UsageError
+from mr_core.errors import IntegrityError, UsageError
 from mr_core.events import Cancel, Outcome, Phase, Reporter, SafeReporter, Unit, discard
 from mr_core.manifest import REF_NAME, Descriptor, Index, parse_document
 from mr_core.reference import Reference
 from mr_core.registry import RegistryStore
 from mr_core.retry import RetryPolicy
-from mr_core.store import NO_ANNOTATIONS, Source, Store, refuse_move
+from mr_core.store import NO_ANNOTATIONS, Source, Store, check_move
 from mr_core.transfer_blobs import BlobCounter, BlobSender
 from mr_core.transfer_content import Content, collect
 
@@ -96,14 +96,15 @@ def transfer(
             _check_digest(store, target, top.digest)
         content = collect(source, top, targets=targets, papers=papers, cancel=cancel)
         _check_digest(store, target, content.top.digest)
-        _check_name(store, target, content.top.digest, overwrite=overwrite)
+        if not overwrite:
+            check_move(store, target, content.top.digest)
     outcomes = _send_blobs(
         source, store, content, mount_from=mount_from, jobs=jobs, retry=retry, report=report, cancel=cancel
     )
     with Phase(report, "publish", f"{store.describe()}:{target}"):
         annotations = {key: value for key, value in top.annotations.items() if key != REF_NAME}
         _publish(store, content, target, overwrite=overwrite, annotations=annotations, cancel=cancel)
-        _read_back(store, target, content.documents[-1][1])
+        _read_back(store, target, content.raw)
     return _result(content, target, outcomes)
 
 
@@ -154,7 +155,7 @@ def transfer_by_digest(
         )
         with Phase(report, "publish", f"{store.describe()}@{content.top.digest}"):
             _publish(store, content, "", overwrite=False, annotations=NO_ANNOTATIONS, cancel=cancel)
-            _read_back(store, str(content.top.digest), content.documents[-1][1])
+            _read_back(store, str(content.top.digest), content.raw)
         results.append(_result(content, "", outcomes))
     return tuple(results)
 
@@ -162,7 +163,7 @@ def transfer_by_digest(
 def _bundles(source: Source, top: Descriptor, targets: Sequence[str] | None) -> tuple[Descriptor, ...]:
     """Return the manifests of an index that are for ``targets``, or the manifest itself."""
     chosen = collect(source, top, targets=targets, papers=False, cancel=Cancel())
-    document = parse_document(chosen.documents[-1][1], chosen.top.media_type)
+    document = parse_document(chosen.raw, chosen.top.media_type)
     return document.manifests if isinstance(document, Index) else (top,)
 
 
@@ -214,24 +215,24 @@ def _siblings(source: Source, store: Store, named: Sequence[str]) -> tuple[str, 
 def _publish(
     store: Store, content: Content, name: str, *, overwrite: bool, annotations: Mapping[str, str], cancel: Cancel
 ) -> None:
-    """Write documents and papers, the name last."""
+    """Write documents and papers, the name last; only ``content.top`` gets it, whatever papers hold."""
     papers = dict(content.papers)
-    *children, (top, raw) = content.documents
-    for child, child_raw in children:
-        cancel.check()
-        store.put_document(child_raw, child.media_type)
+    top = content.top
     of_top = papers.pop(top.digest, ())
+    for document, raw in (*content.below, *content.below_papers):
+        cancel.check()
+        store.put_document(raw, document.media_type)
     for subject, documents in papers.items():
         cancel.check()
         store.put_referrers(subject, documents)
     cancel.check()
     if of_top or not name:
-        store.put_document(raw, top.media_type)
+        store.put_document(content.raw, top.media_type)
     if of_top:
         store.put_referrers(top.digest, of_top)
     if name:
         cancel.check()
-        store.put_document(raw, top.media_type, name=name, overwrite=overwrite, annotations=annotations)
+        store.put_document(content.raw, top.media_type, name=name, overwrite=overwrite, annotations=annotations)
 
 
 def _check_digest(store: Store, name: str, digest: Digest) -> None:
@@ -244,18 +245,6 @@ def _check_digest(store: Store, name: str, digest: Digest) -> None:
             expected=name,
             actual=str(digest),
         )
-
-
-def _check_name(store: Store, name: str, digest: Digest, *, overwrite: bool) -> None:
-    """Refuse to move a name before gigabytes are sent; `Store.put_document` checks again."""
-    if overwrite:
-        return
-    try:
-        present = store.resolve(name).digest
-    except NotFoundError:
-        return
-    if present != digest:
-        raise refuse_move(store.describe(), name, present, digest)
 
 
 def _read_back(store: Store, name: str, raw: bytes) -> None:
@@ -274,14 +263,14 @@ def _result(content: Content, name: str, outcomes: Mapping[Digest, Outcome]) -> 
     pushed = by_outcome.get(Outcome.DONE, [])
     mounted = by_outcome.get(Outcome.MOUNTED, [])
     skipped = by_outcome.get(Outcome.SKIPPED, [])
-    top, raw = content.documents[-1]
-    document = parse_document(raw, top.media_type)
+    top = content.top
+    document = parse_document(content.raw, top.media_type)
     return TransferResult(
         digest=top.digest,
         media_type=top.media_type,
         name=name,
         target=document.annotations.get(ANNOTATION_TARGET, ""),
-        documents=len(content.documents),
+        documents=len(content.below) + 1,
         papers=sum(len(documents) for _, documents in content.papers),
         blobs_pushed=len(pushed),
         bytes_pushed=sum(pushed),

@@ -22,22 +22,23 @@ _PAPER_NESTING = 1  # papers of papers: a signature of an SBOM
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Content:
-    """What is copied, in the order in which it is written.
+    """What is copied.
 
     Attributes:
-        documents: Manifests and indexes with children before parents; the last is what gets the name.
+        top: What gets the name: the source's, or the index of chosen targets; never anything out of a paper.
+        raw: Its bytes.
+        below: The manifests and indexes that it holds, with children before parents.
+        below_papers: What is held by papers that are indexes and is not ``below``, with children before parents.
         papers: For each subject that has some, the raw artifact manifests; papers of papers come later.
         blobs: Of all of them, each once.
     """
 
-    documents: tuple[tuple[Descriptor, bytes], ...]
+    top: Descriptor
+    raw: bytes
+    below: tuple[tuple[Descriptor, bytes], ...]
+    below_papers: tuple[tuple[Descriptor, bytes], ...]
     papers: tuple[tuple[Digest, tuple[bytes, ...]], ...]
     blobs: tuple[Descriptor, ...]
-
-    @property
-    def top(self) -> Descriptor:
-        """What gets the name."""
-        return self.documents[-1][0]
 
 
 def collect(source: Source, top: Descriptor, *, targets: Sequence[str] | None, papers: bool, cancel: Cancel) -> Content:
@@ -63,7 +64,8 @@ class _Collection:
         self._top = top
         self._with_papers = papers
         self._cancel = cancel
-        self._documents: dict[Digest, tuple[Descriptor, bytes]] = {}
+        self._below: dict[Digest, tuple[Descriptor, bytes]] = {}
+        self._below_papers: dict[Digest, tuple[Descriptor, bytes]] = {}
         self._papers: dict[Digest, tuple[bytes, ...]] = {}
         self._blobs: dict[Digest, Descriptor] = {}
         self._count = 0
@@ -75,12 +77,15 @@ class _Collection:
         top = self._top
         if document.digest != top.digest:
             top = dataclasses.replace(top, digest=document.digest, size=len(document.raw))
-        self._visit(top, document, 0)
+        self._descend(document, 0, self._below)
         if self._with_papers:
-            for descriptor, _ in list(self._documents.values()):
-                self._add_papers(descriptor.digest, 0)
+            for subject in (*self._below, top.digest):
+                self._add_papers(subject, 0)
         return Content(
-            documents=tuple(self._documents.values()),
+            top=top,
+            raw=document.raw,
+            below=tuple(self._below.values()),
+            below_papers=tuple(self._below_papers.values()),
             papers=tuple(self._papers.items()),
             blobs=tuple(self._blobs.values()),
         )
@@ -92,18 +97,17 @@ class _Collection:
             raise InvalidInputError(f"Cannot copy {self._top.digest}: more than {_MAX_DOCUMENTS} manifests")
         return parse_document(self._source.read_document(descriptor), descriptor.media_type)
 
-    def _visit(self, descriptor: Descriptor, document: Document, depth: int) -> None:
-        self._descend(document, depth)
-        self._documents[descriptor.digest] = (descriptor, document.raw)
-
-    def _descend(self, document: Document, depth: int) -> None:
+    def _descend(self, document: Document, depth: int, found: dict[Digest, tuple[Descriptor, bytes]]) -> None:
+        """Add what a document holds to ``found``, but for what is below the top anyway."""
         match document:
             case Index(manifests=children):
                 if depth >= _MAX_NESTING:
                     raise InvalidInputError(f"Cannot copy {self._top.digest}: its indexes are nested too deeply")
                 for child in children:
-                    if child.digest not in self._documents:
-                        self._visit(child, self._read(child), depth + 1)
+                    if child.digest not in found and child.digest not in self._below:
+                        held = self._read(child)
+                        self._descend(held, depth + 1, found)
+                        found[child.digest] = (child, held.raw)
             case Manifest(config=config, layers=layers):
                 for blob in (config, *layers):
                     if self._blobs.setdefault(blob.digest, blob).size != blob.size:
@@ -115,19 +119,20 @@ class _Collection:
         try:
             found = self._source.read_referrers(subject)
             documents = [self._read(entry) for entry in found]
+            kept = [document for document in documents if parse_referrer(document.raw).subject == subject]
+            for document in kept:
+                self._descend(document, 0, self._below_papers)
         except (NotFoundError, InvalidInputError) as error:
             raise type(error)(
                 f"Cannot copy the papers of {subject}: {error.message[:1].lower()}{error.message[1:]}",
                 hint="`--no-papers` copies the bundle without them",
                 **error.fields,
             ) from error
-        kept = [document for document in documents if parse_referrer(document.raw).subject == subject]
         if not kept:
             return
         self._papers[subject] = tuple(document.raw for document in kept)
-        for document in kept:
-            self._descend(document, 0)
-            if depth < _PAPER_NESTING:
+        if depth < _PAPER_NESTING:
+            for document in kept:
                 self._add_papers(document.digest, depth + 1)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from mr_core.bundle_config import (
+    ANNOTATION_MADE_FROM,
     ANNOTATION_REQUIRES,
     ANNOTATION_TARGET,
     LABEL,
@@ -135,6 +136,11 @@ def _requires(text: str) -> HostRequirements:
 
 
 def _image_config(source: Source, manifest: Manifest, what: str) -> tuple[BundleConfig, bytes, tuple[Digest, ...]]:
+    if made_from := manifest.annotations.get(ANNOTATION_MADE_FROM):
+        raise UnsupportedError(
+            f"Cannot install {what}: it is the model runner's image of a bundle, not the bundle",
+            hint=f"install the bundle it was made from: {made_from[:100].rpartition(' ')[2]}",
+        )
     raw = source.read_blob(manifest.config, limit=MAX_CONFIG_BYTES)
     read = Decoder(parse_json(raw, "image config", limit=MAX_CONFIG_BYTES), "image config")
     labels = read.table("config").table("Labels")

@@ -64,6 +64,43 @@ def test_search_paths_names_and_floors_of_edited_libraries(libraries: list[Path]
     assert "GLIBC_2.99" in text
 
 
+def test_every_library_that_the_loader_maps_is_needed(libraries: list[Path], tmp_path: Path) -> None:
+    needing = edited(libraries[0], tmp_path / "needing.so", "--add-needed", "libx.so.9")
+    place = edited(needing, tmp_path / "named.so", "--set-soname", "audit.so:/opt/audit.so")  # one edit at a time
+    content = place.read_bytes()
+    text = subprocess.run([need("readelf"), "-dW", place], capture_output=True, text=True, check=True).stdout
+    table = int(re.findall(r"Dynamic section at offset (0x[0-9a-f]+)", text)[0], 16)
+    soname = (14).to_bytes(8, "little")
+    at = next(at for at in range(table, len(content), 16) if content[at : at + 8] == soname)
+    for tag, names in {
+        0x6FFFFEFB: ("audit.so", "/opt/audit.so"),  # DT_DEPAUDIT
+        0x6FFFFEFC: ("audit.so", "/opt/audit.so"),  # DT_AUDIT
+        0x7FFFFFFD: ("audit.so:/opt/audit.so",),  # DT_AUXILIARY
+        0x7FFFFFFF: ("audit.so:/opt/audit.so",),  # DT_FILTER
+    }.items():
+        changed = content[:at] + tag.to_bytes(8, "little") + content[at + 8 :]
+        (found,) = read_elf_binary(Window.of(changed), changed[:64]).slices
+        assert set(found.needed) >= {"libx.so.9", *names}, hex(tag)
+
+
+def test_what_is_asked_of_libstdcxx(tmp_path: Path) -> None:
+    (tmp_path / "a.cpp").write_text(
+        "#include <string>\n#include <stdexcept>\n"
+        'std::string f(int x) { if (x) throw std::runtime_error("x"); return std::to_string(x); }\n'
+    )
+    place = tmp_path / "a.so"
+    subprocess.run([need("g++"), "-shared", "-fPIC", "-O0", "-o", place, tmp_path / "a.cpp"], check=True)
+    text = subprocess.run([need("readelf"), "-VW", place], capture_output=True, text=True, check=True).stdout
+    highest = []
+    for family in ("CXXABI", "GLIBCXX"):
+        asked = re.findall(rf"Name: {family}_([0-9.]+) +Flags", text)
+        highest.append(f"{family}_" + max(asked, key=lambda version: [int(part) for part in version.split(".")]))
+    assert binary_of(place).slices[0].cxx == tuple(highest)
+    own = edited(place, tmp_path / "b.so", "--replace-needed", "libstdc++.so.6", "libstdc++-1234.so.6")
+    (found,) = binary_of(own).slices
+    assert ("libstdc++-1234.so.6" in found.needed, found.cxx) == (True, ()), "what a wheel brings is not the host's"
+
+
 def test_a_library_of_a_gigabyte_costs_a_few_small_reads(libraries: list[Path], tmp_path: Path) -> None:
     place = tmp_path / "large.so"
     place.write_bytes(libraries[0].read_bytes())
@@ -167,7 +204,7 @@ def test_noise_behind_the_magic(noise: bytes) -> None:
 def test_slices_come_back_from_json() -> None:
     whole = Slice(
         system="darwin", architecture="arm64", kind="executable", name="@rpath/a", needed=("x", "y"), optional=("z",),
-        rpaths=("", "@loader_path"), floor="14.0", signature="valid",
+        rpaths=("", "@loader_path"), floor="14.0", cxx=("GLIBCXX_3.4.29",), signature="valid",
     )  # fmt: skip
     for binary in (
         Binary(format="macho", slices=(whole, Slice(system="a", architecture="b"))),

@@ -12,6 +12,7 @@ from mr_bundler.audit.facts import FileFacts
 from mr_bundler.audit.finding import FINDINGS, Allowance, Finding
 from mr_bundler.audit.judge import AuditedTree, AuditReport, judge, refuse_findings
 from mr_bundler.binaries.binary import Binary, Slice
+from mr_bundler.binaries.manylinux import libstdcxx_of
 from mr_bundler.environment.leaks import Leak
 from mr_core.bundle_config import HostRequirements
 from mr_core.decode import dump_json
@@ -178,6 +179,42 @@ def test_floors() -> None:
     assert audit(mac, MAC).macos == "14.0"
 
 
+def test_libstdcxx_of_the_promised_glibc() -> None:
+    tree = {
+        "a.so": elf(cxx=("CXXABI_1.3.13", "GLIBCXX_3.4.29")),
+        "b.so": elf(cxx=("CXXABI_1.3.9", "GLIBCXX_3.4.9")),
+        "c.so": elf(cxx=("GLIBCXX_3.5",)),
+    }
+    newest = ("libstdcxx-floor", "c.so", "GLIBCXX_3.5")
+    assert found(audit(tree, glibc="2.34")) == [newest]
+    assert found(audit(tree, glibc="2.33")) == [
+        ("libstdcxx-floor", "a.so", "CXXABI_1.3.13"),
+        ("libstdcxx-floor", "a.so", "GLIBCXX_3.4.29"),
+        newest,
+    ]
+    report = audit(tree)
+    assert (found(report), report.libstdcxx) == ([], "GLIBCXX_3.5"), "nothing was promised"
+    brought = {**tree, "lib/libstdc++.so.6": elf(name="libstdc++.so.6")}
+    assert found(audit(brought, glibc="2.17")) == [], "the bundle brings its own"
+    allowed = judge(
+        AuditedTree(entries=entries("c.so"), facts={"c.so": FileFacts(binary=tree["c.so"])}),
+        target=LINUX,
+        requires=HostRequirements(glibc="2.34"),
+        allow=[allowance("libstdcxx-floor", "/c.so")],
+    )
+    assert (len(allowed.findings), len(allowed.allowed)) == (0, 1)
+
+
+@pytest.mark.parametrize(
+    ("glibc", "glibcxx", "cxxabi"),
+    [("2.5", 8, 1), ("2.17", 19, 7), ("2.26", 22, 10), ("2.28", 24, 11), ("2.35", 30, 13), ("2.99", 33, 15)],
+)
+def test_policies_of_manylinux(glibc: str, glibcxx: int, cxxabi: int) -> None:
+    number = tuple(int(part) for part in glibc.split("."))
+    assert libstdcxx_of(number) == {"GLIBCXX": (3, 4, glibcxx), "CXXABI": (1, 3, cxxabi)}
+    assert libstdcxx_of((2, 4)) == {}
+
+
 def test_binaries_of_elsewhere() -> None:
     both = Binary(format="macho", slices=(macho(architecture="amd64", signature="unsigned").slices + macho().slices))
     assert found(audit({"a.so": both}, MAC)) == []
@@ -314,6 +351,30 @@ def test_links_that_stay() -> None:
         "bin/python3.12", "b/c/f", **{"bin/python3": "python3.12", "b/up": "c/..", "l": "b/up/c/f", "gone": "b/no"}
     )
     assert found(judge(AuditedTree(entries=tree), target=LINUX, requires=HostRequirements())) == []
+
+
+def test_a_path_that_is_a_file_and_a_directory() -> None:
+    tree = entries("x", "x/y", "a/b/c", **{"lib64": "a", "lib64/z": "b"})
+    tree["lib64/z"] = FileEntry(path="lib64/z", mode=0o644, size=1, sha256="ab" * 32)
+    tree["a/b"] = LinkEntry(path="a/b", link="../x")
+    assert found(judge(AuditedTree(entries=tree), target=LINUX, requires=HostRequirements())) == [
+        ("unsafe-path", "a/b", "is a link and a directory"),
+        ("unsafe-path", "lib64", "is a link and a directory"),
+        ("unsafe-path", "x", "is a file and a directory"),
+    ]
+
+
+@pytest.mark.parametrize("kind", ["unsafe-path", "unsafe-mode", "case-collision"])
+def test_what_no_host_can_extract_is_never_allowed(kind: str) -> None:
+    tree = {"a\\b": None, "c/Readme": None, "c/README": None, "d": None}
+    listed = {**entries(*tree), "d": FileEntry(path="d", mode=0o4755, size=1, sha256="ab" * 32)}
+    everything = [allowance(kind, "/**")]
+    report = judge(AuditedTree(entries=listed), target=LINUX, requires=HostRequirements(), allow=everything)
+    assert {finding.kind for finding in report.findings} == {"unsafe-path", "unsafe-mode", "case-collision"}
+    assert (report.allowed, list(report.unused)) == ((), everything)
+    with pytest.raises(BuildError) as caught:
+        refuse_findings(report, "x")
+    assert "no host could install it, whatever a recipe allows" in caught.value.hint
 
 
 def test_names_that_are_one_on_some_filesystems() -> None:

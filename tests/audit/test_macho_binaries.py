@@ -49,6 +49,53 @@ def test_what_the_load_commands_say() -> None:
     )
 
 
+def with_command(content: bytes, command: bytes) -> bytes:
+    """Put a load command behind the others, over content; without a signature nobody notices."""
+    count, size = struct.unpack_from("<II", content, 16)
+    grown = struct.pack("<II", count + 1, size + len(command))
+    return content[:16] + grown + content[24 : 32 + size] + command + content[32 + size + len(command) :]
+
+
+def build_version(platform: int, minos: int) -> bytes:
+    return struct.pack("<IIIIII", 0x32, 24, platform, minos << 16, 0, 0)
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "expected"),
+    [
+        ((1, "14.0"), build_version(1, 11), ("darwin", "14.0")),
+        ((1, "11.0"), build_version(1, 14), ("darwin", "14.0")),
+        ((1, "14.0"), build_version(6, 99), ("darwin", "14.0")),
+        ((6, "99.0"), build_version(1, 14), ("darwin", "14.0")),
+        ((2, "14.0"), build_version(3, 99), ("ios", "14.0")),
+        ((1, "14.0"), struct.pack("<IIII", 0x24, 16, 10 << 16, 0), ("darwin", "14.0")),
+        ((1, "14.0"), struct.pack("<IIII", 0x25, 16, 10 << 16, 0), ("darwin", "14.0")),
+    ],
+    ids=["same", "higher", "zippered", "zippered-reversed", "not-for-macs", "old-command", "old-for-ios"],
+)
+def test_the_highest_floor_counts(first: tuple[int, str], second: bytes, expected: tuple[str, str]) -> None:
+    content = MachO(platform=first[0], minos=first[1], signed=()).dump()
+    (found,) = read(with_command(content, second)).slices
+    assert (found.system, found.floor) == expected
+
+
+def test_the_environment_that_an_executable_brings_for_its_loader() -> None:
+    text = b"DYLD_LIBRARY_PATH=@executable_path/../lib:/opt/homebrew/lib\0"
+    text += bytes(-(12 + len(text)) % 8)
+    command = struct.pack("<III", 0x27, 12 + len(text), 12) + text
+    (found,) = read(with_command(MachO(kind=EXECUTE, rpaths=("@loader_path",), signed=()).dump(), command)).slices
+    assert found.rpaths == ("@loader_path", "@executable_path/../lib", "/opt/homebrew/lib")
+
+
+@pytest.mark.parametrize(("subtype", "expected"), [(0, "arm64"), (2, "arm64e"), (0x80000002, "arm64e"), (1, "arm64")])
+def test_pointer_authentication_is_another_architecture(subtype: int, expected: str) -> None:
+    content = bytearray(MachO(signed=()).dump())
+    content[8:12] = struct.pack("<I", subtype)
+    assert read(bytes(content)).slices[0].architecture == expected
+    whole = fat((ARM64, bytes(content)), (X86_64, MachO(cpu=X86_64).dump()))
+    assert [found.architecture for found in read(whole).slices] == [expected, "amd64"]
+
+
 def test_real_wheels_are_signed_as_they_should_be(mac_tree: Path) -> None:
     places = real_libraries(mac_tree)
     assert len(places) >= 3

@@ -7,6 +7,7 @@ import os
 import shutil
 import socket
 import subprocess
+import tarfile
 from dataclasses import replace
 from pathlib import Path
 
@@ -25,10 +26,11 @@ from mr_core.reference import Reference
 from mr_core.registry import RegistryStore
 from mr_core.transfer import transfer
 from support.binaries import edited
-from support.building import Built
+from support.building import Builder, Built
 from support.macho import ARM64, EXECUTE, X86_64, MachO, fat
 from support.recipe_files import RECIPE, write_recipe
 from support.registry import RealRegistry
+from support.wheels import Wheel
 
 SITE = "lib/python3.12/site-packages"
 LONG_HASH = "sha256=" + "A" * 43
@@ -257,7 +259,7 @@ def test_json_names_every_path(tmp_path: Path) -> None:
 
 def test_floors_from_the_command_line(tmp_path: Path) -> None:
     write(tmp_path, a=MachO(minos="14.0").dump())
-    assert "macOS 14.0, 14 is promised" in run(tmp_path, "-q", "--macos", "14")[0]
+    assert "macOS 14.0; 14 is promised" in run(tmp_path, "-q", "--macos", "14")[0]
     out, error = run(tmp_path, "-q", "--macos", "13.5")
     assert "macos-floor (1)" in out
     assert isinstance(error, BuildError)
@@ -297,3 +299,51 @@ def test_a_label_that_says_something_else(tiny: Built, bundle: Path) -> None:
         Finding(kind="record-mismatch", path=".mr/bundle.json", detail="the image's label")
         in audit(bundle, config=other).report.findings
     )
+
+
+ALLOWING = """
+[licences]
+words = "MIT"
+
+[[audit.allow]]
+finding = "startup-code"
+paths = ["*.pth"]
+reason = "nothing to see here"
+
+[[audit.allow]]
+finding = "case-collision"
+paths = ["/lib/**"]
+reason = "nobody has such a disk"
+"""
+
+
+def test_a_bundle_from_elsewhere_does_not_judge_itself(builder: Builder, tmp_path: Path) -> None:
+    starting = Wheel(name="starting", files={"starting.pth": "import starting\n", "starting.py": ""})
+    result = builder.build(starting, extra=ALLOWING.replace("words", "starting"))
+    layout = f"oci:{builder.layout}:{result.ref_name}"
+    archive = tmp_path / "bundle.tar"
+    with tarfile.open(archive, "w") as file:
+        file.add(builder.layout, arcname="")
+    cache = ("-q", "--cache", tmp_path / "c")
+    out, error = run(layout, *cache)
+    assert error is None
+    assert "allowed (1, by the bundle's own recipe)" in out
+    out, error = run(archive, *cache)
+    assert isinstance(error, BuildError)
+    assert "`--trust-recipe`" in error.hint
+    assert "startup-code (1)" in out
+    assert "not counted (1 of the findings above): what the bundle's own recipe would allow" in out
+    assert "startup-code: nothing to see here" in out
+    assert (error.fields["own_allowances"], error.fields["allowed"]) == (False, [])
+    (claimed,) = error.fields["claimed"]  # type: ignore[attr-defined]
+    assert (claimed["kind"], claimed["reason"]) == ("startup-code", "nothing to see here")
+    assert "unknown-licence" in run(archive, *cache, "--strict")[0], "nor does it name licences"
+    out, error = run(archive, *cache, "--trust-recipe")
+    assert (error, "allowed (1, by the bundle's own recipe)" in out) == (None, True)
+    recipe = write_recipe(tmp_path / "recipe", RECIPE + ALLOWING)
+    out, error = run(archive, *cache, "--recipe", recipe)
+    assert (error, "allowed (1, by the recipe named)" in out) == (None, True)
+    error = run(archive, *cache, "--allow-nothing")[1]
+    assert isinstance(error, BuildError)
+    assert error.fields["claimed"] == []
+    assert "exclude each other" in str(run(archive, "--trust-recipe", "--allow-nothing")[1])

@@ -17,7 +17,7 @@ from mr_bundler.result import BuildOptions
 from mr_core.bundle_config import ANNOTATION_TARGET
 from mr_core.digest import Digest
 from mr_core.errors import BuildError, CancelledError, InvalidInputError, NotFoundError
-from mr_core.events import Cancel, Event, Notice, PhaseFinished, PhaseStarted
+from mr_core.events import Cancel, Event, Notice, PhaseFinished, PhaseProgress, PhaseStarted
 from mr_core.file_manifest import UNLISTED, FileEntry, LinkEntry, parse_entries
 from mr_core.layout import LayoutStore
 from mr_core.platform import Platform, Target
@@ -310,3 +310,54 @@ def test_a_wheel_cannot_bring_our_files(builder: Builder) -> None:
 def test_paths_that_collide_on_other_systems(builder: Builder) -> None:
     with pytest.raises(BuildError, match=r"case-collision in `\S+/twice/read\.txt`"):
         builder.build(Wheel(name="twice", files={"twice/Read.txt": "a", "twice/read.txt": "b"}))
+
+
+def test_what_the_bundle_says_of_itself_is_searched_too(
+    builder: Builder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The recipe lies in the bundle as it is; its summary and homepage also in the bundle config and the papers."""
+    home = tmp_path / "somebody"
+    home.mkdir()
+    monkeypatch.setenv("HOME", str(home))
+    extra = f"# wheels of {(home / 'wheels').as_uri()}\n"
+    with pytest.raises(BuildError, match=r"leaked-path in `\.mr/recipe\.toml` \(home directory\)"):
+        builder.build(extra=extra)
+    assert not builder.layout.exists()
+    extra += (
+        '[[audit.allow]]\nfinding = "leaked-path"\npaths = ["/.mr/recipe.toml"]\nreason = "for this machine only"\n'
+    )
+    allowed = builder.build(extra=extra).audit.allowed
+    assert [(finding.path, finding.detail) for finding in allowed] == [(".mr/recipe.toml", "home directory")]
+
+
+def test_papers_are_searched_too(builder: Builder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    home = tmp_path / "somebody"
+    home.mkdir()
+    monkeypatch.setenv("HOME", str(home))
+    telling = Wheel(
+        name="telling",
+        files={"telling.py": ""},
+        metadata=f"Metadata-Version: 2.1\nName: telling\nVersion: 1.0\nSummary: of {home}/wheels\n",
+    )
+    with pytest.raises(BuildError, match=r"`sbom paper` names the home directory"):
+        builder.build(telling)
+    assert not LayoutStore(builder.layout).names()
+
+
+def test_installing_wheels_tells_how_far_it_is(builder: Builder, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mr_bundler.environment.assembly._WATCH_SECONDS", 0.001)
+    parts = [
+        Wheel(name=f"part-{number}", files={f"part_{number}/m{i}.py": "" for i in range(20)}) for number in range(40)
+    ]
+    events: list[Event] = []
+    builder.build(*parts, report=events.append, use_cache=False)
+    told = [e for e in events if isinstance(e, PhaseStarted | PhaseProgress | PhaseFinished) and e.phase == "wheels"]
+    start, *progress, end = told
+    assert isinstance(start, PhaseStarted)
+    assert start.total == 41
+    assert isinstance(end, PhaseFinished)
+    steps = [(event.done, event.total) for event in progress if isinstance(event, PhaseProgress)]
+    assert steps
+    assert len(steps) == len(progress)
+    assert steps == sorted(steps)
+    assert all(0 < done <= total == 41 for done, total in steps)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -11,8 +12,11 @@ import pytest
 
 from mr_bundler.cache import BuildCache, CachedLayer, default_cache
 from mr_core.digest import Digest
-from mr_core.events import Event, Notice, PhaseStarted
+from mr_core.events import Event, Notice, PhaseFinished, PhaseStarted
 from mr_core.file_manifest import FileEntry
+from mr_core.layout import LayoutStore
+from mr_core.manifest import Manifest, parse_document
+from mr_core.referrers import referrers
 from support.building import SERVER, Builder
 from support.wheels import Wheel
 
@@ -149,3 +153,40 @@ def test_where_the_cache_lies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     assert default_cache({"MR_CACHE": "/a/b", "XDG_CACHE_HOME": "/c"}) == Path("/a/b")
     assert default_cache({"XDG_CACHE_HOME": "/c"}) == Path("/c/mr-bundle")
     assert default_cache({"XDG_CACHE_HOME": "relative"}) == default_cache({}) == tmp_path / ".cache/mr-bundle"
+
+
+def test_a_blob_of_the_right_size_with_wrong_bytes(own_cache: Builder) -> None:
+    """In the layout: a bundle with such a blob is not up to date, and a build replaces it."""
+    first = own_cache.build()
+    layout = LayoutStore(own_cache.layout)
+    paper = referrers(layout, first.digest)[0]
+    document = parse_document(layout.read_document(paper), paper.media_type)
+    assert isinstance(document, Manifest)
+    for digest in (first.layers[0].digest, own_cache.open(first).manifest.config.digest, document.layers[0].digest):
+        assert own_cache.build().skipped
+        blob = own_cache.layout / "blobs/sha256" / digest.hex
+        content = bytearray(blob.read_bytes())
+        content[len(content) // 2] ^= 1
+        blob.write_bytes(content)
+        again = own_cache.build()
+        assert not again.skipped
+        assert again.digest == first.digest
+        assert Digest.of(blob.read_bytes()) == digest
+
+
+def test_blobs_that_were_only_touched_are_read_and_found_good(own_cache: Builder) -> None:
+    first = own_cache.build()
+    for layer in first.layers:
+        os.utime(own_cache.layout / "blobs/sha256" / layer.digest.hex)
+    assert own_cache.build().skipped
+
+
+def test_another_uv_installs_again(own_cache: Builder, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = own_cache.build()
+    for module in ("build_inputs", "build_record"):
+        monkeypatch.setattr(f"mr_bundler.{module}.uv_identity", lambda: "uv 99.0")
+    events: list[Event] = []
+    again = own_cache.build(report=events.append)
+    (recalled,) = (event for event in events if isinstance(event, PhaseFinished) and event.phase == "recall")
+    assert recalled.detail == {"known": 1, "new": 1}, "the interpreter is not uv's"
+    assert (again.skipped, again.digest) == (False, first.digest)

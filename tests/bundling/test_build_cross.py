@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 from dataclasses import replace
@@ -9,11 +10,14 @@ from pathlib import Path
 
 import pytest
 
-from mr_bundler.build import BuildOptions, build_bundle
+from mr_bundler.build import BuildOptions, BuildResult, build_bundle
+from mr_bundler.interpreter.host_search import locate_host_python
 from mr_bundler.lock.python_pin import PythonPin
 from mr_core.bundle_config import ANNOTATION_TARGET
 from mr_core.errors import UnavailableError
+from mr_core.layout import LayoutStore
 from mr_core.platform import Platform, Target
+from mr_core.referrers import read_referrer, referrers
 from support.building import HERE, SERVER, Builder, Built
 from support.macho import BUNDLE, EXECUTE, MachO
 from support.python_archive import write_archive
@@ -72,6 +76,33 @@ def test_a_bundle_for_macos(builder: Builder, archive: tuple[Path, PythonPin], t
         [native / "bin/python3", "-I", "-c", code], capture_output=True, text=True, check=True, cwd="/"
     )
     assert ran.stdout == f"{prefix}/{SITE}/tiny_server/deep.py\n"
+
+
+def test_what_compiled_is_recorded(
+    builder: Builder, archive: tuple[Path, PythonPin], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    builder = replace(builder, targets=(f"{MAC}",))
+    recipe = builder.recipe()
+    place, pin = archive
+    lock = builder.lock(recipe, [SERVER, METAL], MAC, pin)
+    options = BuildOptions(layout=builder.layout, cache=builder.cache, python_archive=place, jobs=2)
+
+    def compiler(result: BuildResult) -> str:
+        layout = LayoutStore(builder.layout)
+        paper = next(paper for paper in result.papers if paper.kind == "provenance")
+        (entry,) = (entry for entry in referrers(layout, result.digest) if entry.digest == paper.digest)
+        statement = json.loads(read_referrer(layout, entry))
+        return str(statement["predicate"]["buildDefinition"]["internalParameters"]["compiler"])
+
+    first = build_bundle(recipe, MAC, lock, options=options)
+    host = locate_host_python()
+    assert compiler(first) == f"cpython {host.version}"
+    assert build_bundle(recipe, MAC, lock, options=options).skipped
+    other = replace(host, version="3.12.99")
+    monkeypatch.setattr("mr_bundler.build.locate_host_python", lambda **_: other)
+    second = build_bundle(recipe, MAC, lock, options=options)
+    assert not second.skipped, "another compiler may give other bytes"
+    assert compiler(second) == "cpython 3.12.99"
 
 
 def test_without_the_archive(builder: Builder) -> None:

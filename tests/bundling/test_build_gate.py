@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from mr_core.errors import BuildError, UnavailableError, UsageError
+from mr_core.errors import BuildError, BundleError, UnavailableError, UsageError
 from mr_core.events import Event, Notice
 from mr_core.layout import LayoutStore
 from mr_core.referrer_index import fallback_name
@@ -58,8 +58,29 @@ def test_an_allowed_leak_is_allowed_in_bytecode_too(builder: Builder) -> None:
 
 def test_what_no_host_can_extract_cannot_be_allowed(builder: Builder) -> None:
     twice = Wheel(name="twice", files={"twice/Read.txt": "a", "twice/read.txt": "b"})
-    with pytest.raises(BuildError, match="no host could install it, whatever the recipe allows"):
+    with pytest.raises(BuildError, match=rf"case-collision in `{SITE}/twice/read\.txt`") as caught:
         builder.build(twice, extra=allow("case-collision", "twice/**"))
+    assert "no host could install it, whatever a recipe allows" in caught.value.hint
+
+
+@pytest.mark.parametrize("recalled", [False, True])
+def test_a_file_where_another_wheel_has_a_directory(builder: Builder, recalled: bool) -> None:
+    file, directory = (Wheel(name=name, files=files) for name, files in (("f", {"x": "f"}), ("d", {"x/y.txt": "d"})))
+    if recalled:  # then no disk that could hold but one of them is asked
+        builder.build(file)
+        builder.build(directory)
+        with pytest.raises(BuildError, match=rf"unsafe-path in `{SITE}/x` \(is a file and a directory\)"):
+            builder.build(file, directory)
+    else:
+        with pytest.raises(BundleError):
+            builder.build(file, directory)
+
+
+@pytest.mark.parametrize("path", [".mr", ".mr/bundle.json", ".MR/x", "bin/mr-serve/x", "bin/MR-Serve"])
+def test_what_lies_where_the_bundles_own_files_will(builder: Builder, path: str) -> None:
+    rogue = Wheel(name="rogue", files={f"rogue-1.0.data/data/{path}": "x"})
+    with pytest.raises(BuildError, match=rf"unsafe-path in `{path}` \(lies where the bundle's own files lie\)"):
+        builder.build(rogue, extra=allow("unsafe-path", f"/{path}"))
 
 
 def test_strict_wants_licences(builder: Builder) -> None:

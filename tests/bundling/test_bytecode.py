@@ -224,3 +224,17 @@ def test_the_worker_reads_nothing_but_jobs_from_stdin(python: Path) -> None:
 def test_bytecode_has_one_source() -> None:
     assert source_of(f"{SITE}/a/__pycache__/b.cpython-312.pyc") == f"{SITE}/a/b.py"
     assert source_of(f"{SITE}/a/__pycache__/b.min.cpython-312.pyc") == f"{SITE}/a/b.min.py"
+
+
+def test_too_little_memory_says_nothing_about_a_file(tmp_path: Path, python: Path) -> None:
+    """A file left without its bytecode would be packed, and kept in the cache, as if it were no Python."""
+    short = tmp_path / "short/bin/python3.12"
+    short.parent.mkdir(parents=True)
+    short.write_text(f'#!/bin/sh\nulimit -v 120000\nexec "{python}/bin/python3.12" "$@"\n')
+    short.chmod(0o755)
+    nested = write_sources(tmp_path, {f"{SITE}/nested.py": "-" * 20_000 + "1"})
+    compiled = compile_tree(tmp_path, [nested], short.parents[1], jobs=1)
+    assert "Parser stack overflowed" in compiled.failed[nested[0].path], "that is the same on every machine"
+    large = write_sources(tmp_path, {f"{SITE}/large.py": "x = [" + "(1, 'a', b),\n" * 1_000_000 + "]"})
+    with pytest.raises(BuildError, match=r"Cannot compile bytecode with .*MemoryError"):
+        compile_tree(tmp_path, [large], short.parents[1], jobs=1)

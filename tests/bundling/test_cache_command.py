@@ -15,6 +15,7 @@ import pytest
 
 from mr_bundler.cache import BuildCache
 from mr_bundler.cache_usage import KINDS, prune_cache, read_cache, sum_usage
+from mr_bundler.environment.tree import build_directory
 from mr_core.errors import HostError
 from mr_core.events import Event, PhaseStarted
 from support.building import SERVER, Builder
@@ -130,3 +131,22 @@ def test_wrong_usage(arguments: tuple[str, ...], tmp_path: Path) -> None:
     ran = run(*arguments, "--cache", tmp_path)
     assert ran.returncode == 2
     assert "Error" in ran.stderr or "hint:" in ran.stderr
+
+
+def test_what_other_commands_work_in_stays(tmp_path: Path) -> None:
+    """Audits and rebuilds lock their scratch directory, not the cache; whatever its age, it stays."""
+    with build_directory(tmp_path / "tmp") as place:
+        (place / "tree").mkdir()
+        writing = tmp_path / "wheels/.ingest-now"
+        writing.mkdir(parents=True)
+        left = tmp_path / "wheels/.ingest-left"
+        left.mkdir()
+        killed = tmp_path / "tmp/mr-build-killed"
+        killed.mkdir()
+        (killed / ".lock").touch()
+        age(left, 2)
+        removed = prune_cache(tmp_path, before=float("inf"))
+        assert {entry.paths[0] for entry in removed} == {left, killed}
+        assert (place / "tree").is_dir()
+        assert writing.is_dir()
+    assert not list((tmp_path / "tmp").iterdir())

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+import socket
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,7 +19,8 @@ from mr_bundler.environment.examine_parts import Examination, finish_wheels, is_
 from mr_bundler.environment.leaks import Leak, Needle
 from mr_bundler.environment.parts import INTERPRETER, Part, part_key, sorted_entries
 from mr_bundler.environment.slim import SlimSaving
-from mr_bundler.environment.wheel_record import dump_record, parse_record
+from mr_bundler.environment.tree import list_tree
+from mr_bundler.environment.wheel_record import dump_record, parse_record, read_rows
 from mr_bundler.papers.metadata import DistributionMetadata
 from mr_bundler.recipe.recipe import SlimRules
 from mr_bundler.wheels.uv import install_wheels
@@ -37,6 +41,11 @@ def file(path: str, content: str = "", mode: int = 0o644) -> FileEntry:
 def part(name: str, **files: str) -> Part:
     entries = [file(f"{SITE}/{path.replace('__', '/')}", content) for path, content in files.items()]
     return Part(owner=name, place=f"{SITE}/{name}-1.dist-info", entries=sorted_entries(entries))
+
+
+def make_socket(place: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(os.path.relpath(place))
 
 
 def test_same_bytes_belong_to_the_first() -> None:
@@ -174,6 +183,22 @@ def test_paths_of_a_record_are_those_of_the_tree() -> None:
 def test_records_do_not_leave_the_tree(path: str) -> None:
     with pytest.raises(BuildError, match="outside the environment"):
         parse_record(f"{path},,\n", "x")
+
+
+def test_rows_of_a_record_anywhere() -> None:
+    text = "a.py,sha256=x,1\n../../out,,\n/etc/x,,\n,,\n"
+    assert read_rows(text, "deep/site-packages") == {"deep/site-packages/a.py": "sha256=x", "out": "", "/etc/x": ""}
+    assert read_rows("../a\n", "") == {"../a": ""}
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, make_socket])
+def test_what_is_neither_a_file_nor_a_link(make: Callable[[Path], None], tmp_path: Path) -> None:
+    (tmp_path / "lib").mkdir()
+    (tmp_path / "lib/link").symlink_to("nowhere")
+    assert list(list_tree(tmp_path)) == ["lib/link"]
+    make(tmp_path / "lib/odd")
+    with pytest.raises(BuildError, match="`lib/odd` is neither a file, a directory nor a link"):
+        list_tree(tmp_path)
 
 
 def test_written_records_are_read_back() -> None:

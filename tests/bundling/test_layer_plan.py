@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import pytest
+
 from mr_bundler.environment.parts import INTERPRETER
 from mr_bundler.image.layers import GROUPS, LARGE_BYTES, group_of, plan_layers
+from mr_core.errors import BuildError
 from mr_core.file_manifest import Entry, FileEntry, LinkEntry
 
 
@@ -54,3 +57,15 @@ def test_never_more_than_120_layers() -> None:
     assert "dist-299" in alone, "the largest are those that stay alone"
     assert "dist-000" not in alone
     assert sorted(owner for plan in plans for owner in plan.owners) == sorted([INTERPRETER, *owned, *steps])
+
+
+def test_too_many_steps_for_any_layer_plan() -> None:
+    owned = {f"dist-{number:03}": files(f"dist-{number:03}", LARGE_BYTES) for number in range(200)}
+    owned[INTERPRETER] = files("python", 10)
+    steps = {f"(prebuild {number})": files(f"step-{number}", 10) for number in range(120)}
+    most = plan_layers(owned | dict(list(steps.items())[:94]))
+    assert len(most) + 1 == 120
+    with pytest.raises(BuildError, match="with 95 prebuild steps it needs 121 layers, and 120"):
+        plan_layers(owned | dict(list(steps.items())[:95]))
+    few = plan_layers({INTERPRETER: owned[INTERPRETER], **dict(list(steps.items())[:100])})
+    assert len(few) == 101, "fewer groups leave room for more steps"

@@ -245,3 +245,14 @@ def test_paths_that_are_fine() -> None:
     entries: dict[str, Entry] = {path: FileEntry(path=path, mode=0o644, size=0, sha256="0" * 64) for path in fine}
     entries["a/link"] = LinkEntry(path="a/link", link="../ab")
     assert list(judge_paths(entries)) == []
+
+
+def test_a_file_with_other_bytes_of_the_same_size(tree: tuple[Path, list[Entry]]) -> None:
+    root, entries = tree
+    for path in ("lib-a/x", "lib/big"):
+        place = root / path
+        honest = place.read_bytes()
+        place.write_bytes(bytes(len(honest)))
+        with pytest.raises(BuildError, match=f"Cannot pack `{path}`: it changed"):
+            tar_bytes(root, entries)
+        place.write_bytes(honest)

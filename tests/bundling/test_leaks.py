@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from mr_bundler.environment.file_digests import examine_bytes, examine_files
-from mr_bundler.environment.leaks import Leak, judge_leaks, plan_needles, refuse_leaks
+from mr_bundler.environment.leaks import Leak, find_leaks, judge_leaks, plan_needles, refuse_leaks
 from mr_core.errors import BuildError, CancelledError, HostError
 from mr_core.events import Cancel
 
@@ -91,3 +91,18 @@ def test_failures_are_ours(tmp_path: Path) -> None:
     (tmp_path / "there").touch()
     with pytest.raises(CancelledError):
         examine_files(tmp_path, {"there": 0}, [], jobs=2, cancel=cancel, progress=lambda _: None)
+
+
+def test_documents_are_searched_in_plain_and_as_addresses() -> None:
+    needles = plan_needles({"cache directory": ["/some/câche"]}, home="/home/me")
+    files = {
+        "recipe": b'url = "file:///home/me/wheels/a.whl"',
+        "lock": b'url = "file:///some/c%C3%A2che/a.whl"',
+        "paper": "see /some/câche/x".encode(),
+        "honest": b"/home/melissa",
+    }
+    assert find_leaks(files, needles) == [
+        Leak(path="lock", what="cache directory"),
+        Leak(path="paper", what="cache directory"),
+        Leak(path="recipe", what="home directory"),
+    ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import time
 from dataclasses import replace
@@ -122,3 +123,63 @@ def test_another_platform_is_refused_at_once(builder: Builder) -> None:
     options = BuildOptions(layout=builder.layout, cache=builder.cache)
     with pytest.raises(UnsupportedError, match=r"step `generate` of the recipe must run on darwin/arm64"):
         build_bundle(recipe, MAC, lock, options=options)
+
+
+LEAVES = """
+import os, sys, time
+if os.fork() == 0:
+    os.setsid()
+    open(sys.argv[1] + '/../left', 'w').write(str(os.getpid()))
+    {work}
+    os._exit(0)
+while not os.path.exists(sys.argv[1] + '/../left'):
+    time.sleep(0.01)
+"""
+
+
+def test_what_left_the_group_does_not_make_cancelling_wait(builder: Builder) -> None:
+    cancel = Cancel()
+    pids: list[int] = []
+
+    def report(event: Event) -> None:
+        if isinstance(event, PhaseStarted) and event.phase == "prebuild generate":
+            signal.signal(signal.SIGALRM, lambda *_: cancel.set())
+            signal.setitimer(signal.ITIMER_REAL, 1.5)
+        if isinstance(event, Output) and event.line.isdecimal():
+            pids.append(int(event.line))
+
+    code = LEAVES.format(work="print(os.getpid(), flush=True); time.sleep(120)")
+    begin = time.monotonic()
+    try:
+        with pytest.raises(CancelledError):
+            builder.build(extra=step(code, "generated/**"), report=report, cancel=cancel)
+        assert time.monotonic() - begin < 60
+    finally:
+        for pid in pids:
+            os.kill(pid, signal.SIGKILL)
+    assert pids
+
+
+def test_what_is_written_after_the_step_is_not_packed(builder: Builder) -> None:
+    """A file of a wheel gets other bytes of the same size while the bundle is being put together."""
+    place: list[Path] = []
+
+    def report(event: Event) -> None:
+        if isinstance(event, PhaseStarted) and event.phase == "pack":
+            (changed,) = (builder.cache / "tmp").glob(f"*/backend/{SITE}/generated/data.bin")
+            changed.write_bytes(b"y" * 1000)
+            place.append(changed)
+
+    with pytest.raises(BuildError, match=r"`lib/.*/generated/data\.bin`: it changed while the bundle was built"):
+        builder.build(extra=step(GENERATE, "generated/**"), report=report, use_cache=False)
+    assert place
+
+
+def test_an_up_to_date_bundle_says_that_steps_did_not_run(builder: Builder) -> None:
+    events: list[Event] = []
+    builder.build(extra=step(GENERATE, "generated/**"))
+    again = builder.build(extra=step(GENERATE, "generated/**"), report=events.append)
+    assert again.skipped
+    (notice,) = (event for event in events if isinstance(event, Notice) and event.code == "prebuild-not-run")
+    assert "`generate`" in notice.message
+    assert "`--no-cache`" in notice.message

@@ -1,11 +1,9 @@
 from __future__ import annotations
 
-import json
 import os
-import subprocess
 import sys
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,47 +12,17 @@ import pytest
 from mr_bundler.interpreter.host_search import find_host_python
 from mr_core.errors import NotFoundError
 from support.building import Builder
+from support.command import Ran, bundler_in_process, run_program
 from support.need import missing, need
+from support.published import PART, Published
 
-PROGRAMS = Path(sys.executable).parent
-
-
-@dataclass(frozen=True)
-class Ran:
-    """A finished command."""
-
-    status: int
-    output: str
-    errors: str
-
-    @property
-    def outcome(self) -> dict[str, Any]:
-        """The last line of a ``--json`` run."""
-        last: dict[str, Any] = json.loads(self.output.splitlines()[-1])
-        return last
-
-
-def run_program(program: str, *arguments: object, cwd: Path | None = None, **environment: str) -> Ran:
-    ran = subprocess.run(
-        [str(PROGRAMS / program), *map(str, arguments)],
-        check=False,
-        capture_output=True,
-        text=True,
-        timeout=300,
-        cwd=cwd,
-        env={**os.environ, **environment},
-    )
-    return Ran(ran.returncode, ran.stdout, ran.stderr)
+FOREIGN = ("UV_", "MR_", "SOURCE_DATE")
 
 
 @pytest.fixture
-def mr_bundle() -> Callable[..., Ran]:
-    """Run ``mr-bundle`` as people do."""
-
-    def run(*arguments: object, **keywords: Any) -> Ran:
-        return run_program("mr-bundle", *arguments, **keywords)
-
-    return run
+def mr_bundle(capfd: pytest.CaptureFixture[str]) -> Iterator[Callable[..., Ran]]:
+    with bundler_in_process(capfd) as run:
+        yield run
 
 
 @pytest.fixture
@@ -84,7 +52,7 @@ def shared_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in [name for name in os.environ if name.startswith(("UV_", "MR_", "SOURCE_DATE"))]:
+    for name in [name for name in os.environ if name.startswith(FOREIGN)]:
         monkeypatch.delenv(name)
 
 
@@ -93,3 +61,23 @@ def builder(
     tmp_path: Path, shared_cache: Path, python: Path, monkeypatch: pytest.MonkeyPatch, clean_environment: None
 ) -> Builder:
     return Builder(tmp_path, shared_cache, python, monkeypatch, layout=tmp_path / "layout")
+
+
+@pytest.fixture(scope="session")
+def first_build(tmp_path_factory: pytest.TempPathFactory, python: Path, shared_cache: Path) -> Published:
+    with pytest.MonkeyPatch.context() as patch:
+        for name in [name for name in os.environ if name.startswith(FOREIGN)]:
+            patch.delenv(name)
+        directory = tmp_path_factory.mktemp("published")
+        builder = Builder(directory, shared_cache, python, patch, layout=directory / "layout")
+        return Published(builder, builder.build(PART))
+
+
+@pytest.fixture
+def published(first_build: Published, monkeypatch: pytest.MonkeyPatch, clean_environment: None) -> Published:
+    """One bundle for many tests, and an environment to build it again in."""
+    wheels = first_build.builder.directory
+    monkeypatch.setenv("UV_FIND_LINKS", str(wheels / "wheelhouse"))
+    monkeypatch.setenv("UV_NO_INDEX", "1")
+    monkeypatch.setenv("UV_CACHE_DIR", str(wheels / "uv"))
+    return replace(first_build, builder=replace(first_build.builder, patch=monkeypatch))

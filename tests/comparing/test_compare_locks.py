@@ -7,7 +7,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from conftest import Ran
 
 from mr_bundler.compare.files import compare_files
 from mr_bundler.compare.locks import compare_compositions, compose_lock, flatten
@@ -16,6 +15,7 @@ from mr_bundler.lock.python_pin import pin_for
 from mr_bundler.recipe.recipe import Recipe, load_recipe
 from mr_core.file_manifest import FileEntry, LinkEntry
 from mr_core.platform import Target
+from support.command import Ran
 from support.recipe_files import write_recipe
 
 LINUX = Target.parse("linux/amd64+cpu")

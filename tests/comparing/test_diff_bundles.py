@@ -9,16 +9,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import Ran
 
 from mr_bundler.build import BuildResult
 from mr_bundler.lock.lock import lock_path
 from mr_core.platform import Target
 from support.building import HERE, SERVER, Builder
+from support.command import Ran
+from support.published import Published
 from support.registry import RealRegistry
 from support.retouch import retouch
 from support.wheels import Wheel
 
+pytestmark = pytest.mark.xdist_group("comparing")
 LARGE = Wheel(name="large", files={"large/__init__.py": "", "large/weights.bin": bytes(range(256)) * (40 << 10)})
 
 
@@ -83,16 +85,16 @@ def test_two_versions(
     assert mr_bundle("diff", places[0], places[0], "--check").output == "no difference\n"
 
 
-def test_the_host_and_the_launch(mr_bundle: Callable[..., Ran], builder: Builder) -> None:
-    built = builder.build()
+def test_the_host_and_the_launch(mr_bundle: Callable[..., Ran], published: Published) -> None:
+    builder, built = published.builder, published.built
 
     def label(value: dict[str, Any]) -> None:
         value["requires"]["glibc"] = "2.39"
         value["launch"]["options"]["model"] = "--model"
         value["license"] = "Apache-2.0"
 
-    retouch(builder.layout, built.ref_name, label=label)
-    ran = mr_bundle("diff", f"oci:{builder.layout}:{built.ref_name}", f"oci:{builder.layout}:retouched")
+    retouch(builder.layout, built.ref_name, label=label, new_name="relabelled")
+    ran = mr_bundle("diff", f"oci:{builder.layout}:{built.ref_name}", f"oci:{builder.layout}:relabelled")
     assert "  launch.options.model: positional -> --model" in ran.output
     assert "  license: MIT -> Apache-2.0" in ran.output
     assert "  requires.glibc: 2.36 -> 2.39" in ran.output

@@ -11,12 +11,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
-from conftest import PROGRAMS, Ran
 
 from mr_bundler.recipe.recipe import load_recipe
 from mr_bundler.scaffold.scaffold import least_floor
 from mr_core.bundle_config import HostRequirements
 from mr_core.platform import Platform, Target
+from support.command import PROGRAMS, Ran
 from support.wheels import Wheel
 
 HERE = f"{Platform.host()}+cpu"

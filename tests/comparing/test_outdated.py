@@ -7,10 +7,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from conftest import Ran
 
 from mr_bundler.compare.outdated import parse_as_of, relax
 from mr_core.errors import InvalidInputError
+from support.command import Ran
 from support.dated_index import DatedIndex
 from support.recipe_files import RECIPE, edit, write_recipe, write_wheel
 

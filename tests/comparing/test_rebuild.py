@@ -3,53 +3,40 @@
 from __future__ import annotations
 
 import json
-import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import Ran
 
 from mr_bundler.build import BuildOptions, BuildResult, build_bundle
 from mr_bundler.compare.rebuild import RebuildOptions, rebuild_bundle, refuse_difference
 from mr_bundler.compare.rebuilt import Verdict
-from mr_core.errors import IntegrityError
+from mr_bundler.lock.lock import VcsPin
+from mr_core.errors import IntegrityError, UsageError
 from mr_core.layout import LayoutStore
 from mr_core.platform import Platform, Target
-from support.building import SERVER, Builder
+from support.building import HERE, SERVER, Builder
+from support.command import Ran
 from support.macho import MachO
+from support.published import PART, Published
 from support.python_archive import write_archive
 from support.registry import RealRegistry
 from support.retouch import retouch
-from support.wheels import Wheel
 
-PART = Wheel(name="part", files={"part/__init__.py": "x = 'part of it'\n", "part/note.txt": "a note\n"})
+pytestmark = pytest.mark.xdist_group("comparing")  # they share one bundle
 SITE = "lib/python3.12/site-packages"
 
 
-@pytest.fixture(scope="module")
-def published(
-    tmp_path_factory: pytest.TempPathFactory, python: Path, shared_cache: Path
-) -> Iterator[tuple[Builder, BuildResult]]:
-    """One bundle for all tests here; each changes a copy of its documents. Building takes seconds."""
-    directory = tmp_path_factory.mktemp("published")
-    with pytest.MonkeyPatch.context() as patch:
-        for name in [name for name in os.environ if name.startswith(("UV_", "MR_", "SOURCE_DATE"))]:
-            patch.delenv(name)
-        builder = Builder(directory, shared_cache, python, patch, layout=directory / "layout")
-        yield builder, builder.build(PART)
+@pytest.fixture
+def builder(published: Published) -> Builder:
+    return published.builder
 
 
 @pytest.fixture
-def builder(published: tuple[Builder, BuildResult]) -> Builder:
-    return published[0]
-
-
-@pytest.fixture
-def built(published: tuple[Builder, BuildResult]) -> BuildResult:
-    return published[1]
+def built(published: Published) -> BuildResult:
+    return published.built
 
 
 def rebuild(mr_bundle: Callable[..., Ran], builder: Builder, name: str, *arguments: object) -> Ran:
@@ -196,6 +183,53 @@ def test_without_a_purpose_or_a_recipe(mr_bundle: Callable[..., Ran], builder: B
     assert ".mr/recipe.toml" in ran.outcome["message"]
 
 
+STEP = """
+[[prebuild]]
+name = "generate"
+command = ["{python}", "-c", "import os, sys; os.mkdir(sys.argv[1]); open(sys.argv[1] + '/x', 'w'); open(NOTE, 'a')",
+    "{tree}/lib/python3.12/site-packages/generated"]
+writes = ["generated/**"]
+"""
+
+
+def test_nothing_that_a_bundle_names_runs_unasked(
+    mr_bundle: Callable[..., Ran], builder: Builder, tmp_path: Path
+) -> None:
+    note = tmp_path / "ran"
+    builder = replace(builder, layout=tmp_path / "layout", directory=tmp_path)
+    built = builder.build(extra=STEP.replace("NOTE", f"'{note}'"))
+    note.unlink()
+    ran = rebuild(mr_bundle, builder, built.ref_name, "--check")
+    assert (ran.status, ran.outcome["code"]) == (2, "usage"), ran.output
+    assert "step `generate` of its recipe" in ran.outcome["message"]
+    assert "--run-steps" in ran.outcome["hint"]
+    assert not note.exists()
+    trusted = rebuild(mr_bundle, builder, built.ref_name, "--check", "--run-steps", "--python-from", builder.python)
+    assert (trusted.status, trusted.outcome["verdict"]) == (0, "identical"), trusted.output
+    told = mr_bundle("rebuild", "--help")
+    assert "refused with status 2 unless --run-steps is given" in " ".join(told.output.split())
+
+
+def test_no_commit_is_built_unasked(mr_bundle: Callable[..., Ran], builder: Builder, tmp_path: Path) -> None:
+    """Whoever can publish a bundle can write any commit into its lock."""
+    builder = replace(builder, layout=tmp_path / "layout", directory=tmp_path)
+    recipe = builder.recipe()
+    lock = builder.lock(recipe, [SERVER, PART])
+    (part,) = (item for item in lock.packages if item.name == "part")
+    pinned = replace(part, vcs=VcsPin(url="https://example.org/part.git", commit="0" * 40), upload_time="")
+    lock = replace(lock, packages=tuple(pinned if item is part else item for item in lock.packages))
+    kept = builder.cache / "wheels" / "sha256" / part.sha256  # as if it had been built from there
+    kept.mkdir(parents=True)
+    (kept / part.file).write_bytes((tmp_path / "wheelhouse" / part.file).read_bytes())
+    options = BuildOptions(layout=builder.layout, cache=builder.cache, python_from=builder.python, jobs=2)
+    built = build_bundle(recipe, HERE, lock, options=options)
+    ran = rebuild(mr_bundle, builder, built.ref_name, "--check")
+    assert (ran.status, ran.outcome["code"]) == (2, "usage"), ran.output
+    assert "the build of `part` from `https://example.org/part.git`" in ran.outcome["message"]
+    trusted = rebuild(mr_bundle, builder, built.ref_name, "--check", "--run-steps")
+    assert (trusted.status, trusted.outcome["verdict"]) == (0, "identical"), trusted.output
+
+
 def test_for_another_platform(builder: Builder, python: Path, tmp_path: Path) -> None:
     mac = Target(Platform("darwin", "arm64"), "metal")
     builder = replace(builder, targets=(f"{mac}",), layout=tmp_path / "layout", directory=tmp_path)
@@ -216,6 +250,10 @@ def test_for_another_platform(builder: Builder, python: Path, tmp_path: Path) ->
     assert result.comparison is not None
     assert result.comparison.verdict is Verdict.IDENTICAL
     refuse_difference(result)
+    with pytest.raises(UsageError, match=f"the interpreter from `{pin.url}`, which is not known here"):
+        rebuild_bundle(
+            store, built.ref_name, place="the bundle", compare=True, options=replace(options, python_archive=None)
+        )
     retouch(builder.layout, built.ref_name, tar=lambda tar: tar.replace(b"print('tiny'", b"print('tony'"))
     changed = rebuild_bundle(store, "retouched", place="the bundle", compare=True, options=options)
     expected = r"Cannot reproduce `the bundle`: file `.*tiny_server/__init__\.py`"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import string
+import time
 from pathlib import Path
 
 import pytest
@@ -120,13 +121,29 @@ def test_a_reference_never_shows_what_may_be_a_password(text: str, transport: st
 @pytest.mark.parametrize(
     "url",
     ["HTTPS://u:s3cret@h/", "https://u:p@s3cret@h", "https://s3cret@h:1/x", "a=http://h/x,https://u:s3cret@h/",
-     "https://h/x?k=s3cret", "Https://h?s3cret#f", "git+https://u:s3cret@h/x", "https://h/a,https://h/b?t=s3cret"],
+     "https://h/x?k=s3cret", "Https://h?s3cret#f", "git+https://u:s3cret@h/x", "https://h/a,https://h/b?t=s3cret",
+     "https://u:p@x/s3cret@h/x", "https://u:p/s3cret@h/x", "https://u:p?s3cret@h", "https://u:p#s3cret@h/x",
+     "https://:s3cret@h/", "https://u:123456/s3cret@h", "https://u:@/s3cret@h:1/x"],
 )  # fmt: skip
 def test_no_part_of_a_secret_is_left_in_a_url(url: str) -> None:
     for shown in (redact(url), f"{BundleError('Cannot read it', url=url, more=[{'urls': (url,)}]).fields}"):
         assert "s3cret" not in shown
         assert "h" in shown
-    assert redact("docker://r.example:5000/a@sha256:00 user@host") == "docker://r.example:5000/a@sha256:00 user@host"
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["docker://r.example:5000/a@sha256:00 user@host", "https://r.example/a@v1", "https://[::1]:80/a@b", "http://h:/a@b",
+     "http://h:1/a@b", "http://h: x@y"],
+)  # fmt: skip
+def test_what_is_no_secret_is_left_in_a_url(text: str) -> None:
+    assert redact(text) == text
+
+
+def test_hostile_texts_are_redacted_quickly() -> None:
+    begin = time.monotonic()
+    redact("://a:b" * 20_000)
+    assert time.monotonic() - begin < 5
 
 
 def test_messages_hold_nothing_that_a_terminal_obeys() -> None:

@@ -100,6 +100,16 @@ def test_streams_that_are_closed_or_full(script: str, status: int, tmp_path: Pat
     assert "Traceback" not in finished.stdout + finished.stderr
 
 
+@pytest.mark.parametrize("arguments", [("--help",), ("list", "--json"), ("list",)])
+def test_a_reader_that_went_away_is_no_bug(arguments: tuple[str, ...], root: Path) -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    command = [PROGRAM, *arguments, *([] if "--help" in arguments else ["--root", str(root)])]
+    finished = subprocess.run(command, check=False, stdout=writing, stderr=subprocess.PIPE, text=True)
+    os.close(writing)
+    assert (finished.returncode, finished.stderr) == (128 + signal.SIGPIPE, "")
+
+
 def test_json_is_one_object_a_line_and_ends_with_the_outcome(bundles: Bundles, root: Path) -> None:
     lines = json_lines(mr_install(BACKEND, "--from", bundles.source(GOOD), "--root", root, "--json"))
     assert lines[-1]["event"] == "result"

@@ -15,7 +15,7 @@ import pytest
 
 from mr_bundler.interpreter import find_host_python, prepare_interpreter
 from mr_bundler.interpreter.libraries import SYSTEM_LIBRARIES
-from mr_core.errors import CancelledError, NotFoundError, UnsupportedError, UsageError
+from mr_core.errors import BuildError, CancelledError, NotFoundError, UnsupportedError, UsageError
 from mr_core.events import Cancel, Level, Notice, Outcome, PhaseFinished
 from mr_core.platform import Target
 from support.need import missing, need
@@ -310,3 +310,24 @@ def test_kept_in_the_cache_at_one_place_and_always_whole(host, relocated, cache,
         assert snapshot(again.prefix) == snapshot(relocated.prefix)
     left = {place.name for place in (tmp_path / "interpreters").iterdir()}
     assert {name for name in left if not name.endswith(".tree")} == {first.prefix.name}
+
+
+def test_only_what_was_made_now_is_removed_after_a_failed_check(host, relocated, cache, tmp_path, monkeypatch):
+    """Another build may be running from the interpreter that lies there already."""
+    shutil.copytree(cache / "interpreters", tmp_path / "interpreters", symlinks=True)
+    kept = prepare_interpreter(NOWHERE, HERE, cache=tmp_path, python_from=host.prefix).prefix
+    before = snapshot(kept)
+    for entry in (tmp_path / "interpreters").glob("*.tree"):
+        entry.unlink()
+
+    def fail(prefix, version):
+        raise BuildError(f"Cannot run {prefix} {version}")
+
+    monkeypatch.setattr("mr_bundler.interpreter.prepare._require_running", fail)
+    with pytest.raises(BuildError, match="Cannot run"):
+        prepare_interpreter(NOWHERE, HERE, cache=tmp_path, python_from=host.prefix)
+    assert snapshot(kept) == before
+    shutil.rmtree(kept)
+    with pytest.raises(BuildError, match="Cannot run"):
+        prepare_interpreter(NOWHERE, HERE, cache=tmp_path, python_from=host.prefix)
+    assert not kept.exists()

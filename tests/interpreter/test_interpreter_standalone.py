@@ -164,11 +164,11 @@ def test_a_wrong_digest_stops_everything(darwin, tmp_path):
     assert [p for p in (tmp_path / "c").rglob("*") if p.is_file()] == []
 
 
-def test_a_damaged_archive_in_the_cache_is_noticed(darwin, tmp_path):
+def test_a_damaged_archive_in_the_cache_is_not_used(darwin, tmp_path):
     place, pin = darwin
     (tmp_path / "c/archives").mkdir(parents=True)
     (tmp_path / "c/archives" / pin.sha256).write_bytes(place.read_bytes()[:-1] + b"?")
-    with pytest.raises(IntegrityError, match="digest"):
+    with pytest.raises(UnavailableError, match="Cannot fetch"):
         prepare_interpreter(pin, DARWIN, destination=tmp_path / "d", cache=tmp_path / "c")
 
 
@@ -268,3 +268,13 @@ def test_known_builds_are_pinned_by_platform():
     ):
         with pytest.raises(InvalidInputError):
             pin_for(version, build, platform)
+
+
+def test_a_damaged_archive_in_the_cache_is_fetched_again(stand_in, tmp_path):
+    kept = tmp_path / "archives" / stand_in.pin.sha256
+    kept.parent.mkdir()
+    kept.write_bytes(stand_in.path.read_bytes()[:-1] + b"x")
+    for _ in range(2):
+        assert fetch.fetch_archive(stand_in.pin, tmp_path, archive=stand_in.path) == kept
+        assert kept.read_bytes() == stand_in.path.read_bytes()
+    assert fetch.fetch_archive(stand_in.pin, tmp_path, archive=tmp_path / "absent") == kept

@@ -162,6 +162,25 @@ def test_a_file_that_is_there_stays(layout: LayoutStore, tmp_path: Path) -> None
         export_archive(layout, NAME, tmp_path, overwrite=True)
 
 
+def test_a_circle_of_links_is_no_place(layout: LayoutStore, tmp_path: Path) -> None:
+    for name, other in (("a", "b"), ("b", "a")):
+        (tmp_path / name).symlink_to(other)
+    for path in (tmp_path / "a", tmp_path / "a" / "x.tar"):
+        with pytest.raises(HostError):
+            export_archive(layout, NAME, path, overwrite=True)
+    assert (tmp_path / "a").is_symlink()
+
+
+@pytest.mark.parametrize(("umask", "mode"), [(0o077, 0o600), (0o022, 0o644), (0o002, 0o664)])
+def test_the_umask_says_who_may_read_it(layout: LayoutStore, tmp_path: Path, umask: int, mode: int) -> None:
+    before = os.umask(umask)
+    try:
+        export_archive(layout, NAME, tmp_path / "x.tar")
+    finally:
+        os.umask(before)
+    assert (tmp_path / "x.tar").stat().st_mode & 0o7777 == mode
+
+
 def test_nothing_is_left_of_an_export_that_failed(layout: LayoutStore, tmp_path: Path) -> None:
     folder = tmp_path / "out"
     folder.mkdir()

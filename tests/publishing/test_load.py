@@ -19,7 +19,7 @@ import pytest
 
 from mr_bundler.export.engine import load_bundle
 from mr_bundler.export.model_runner import write_model_runner
-from mr_core.bundle_config import ANNOTATION_TARGET, LABEL, parse_bundle_config
+from mr_core.bundle_config import ANNOTATION_MADE_FROM, ANNOTATION_TARGET, LABEL, parse_bundle_config
 from mr_core.compression import open_compressor
 from mr_core.decode import dump_json
 from mr_core.digest import Digest
@@ -28,6 +28,7 @@ from mr_core.errors import (
     HostError,
     IntegrityError,
     InvalidInputError,
+    NotFoundError,
     UnavailableError,
     UnsupportedError,
     UsageError,
@@ -35,7 +36,16 @@ from mr_core.errors import (
 from mr_core.events import Cancel, Event, Outcome, PhaseFinished, PhaseProgress
 from mr_core.file_manifest import BUNDLE_PATH, FILES_PATH, FileEntry, LinkEntry, parse_entries
 from mr_core.layout import LayoutStore
-from mr_core.manifest import MEDIA_CONFIG, MEDIA_INDEX, MEDIA_LAYER_ZSTD, MEDIA_MANIFEST, Descriptor, make_index
+from mr_core.manifest import (
+    MEDIA_CONFIG,
+    MEDIA_INDEX,
+    MEDIA_LAYER_ZSTD,
+    MEDIA_MANIFEST,
+    Descriptor,
+    Index,
+    make_index,
+    parse_document,
+)
 from mr_core.memory import BytesStream, MemoryStore
 from mr_core.platform import Platform, Target
 from mr_core.registry import RegistryStore
@@ -174,7 +184,14 @@ def test_from_a_registry_and_with_layers_that_state_no_size(
     dockerd: RunningEngine, layout: LayoutStore, remote: RegistryStore, tmp_path: Path
 ) -> None:
     transfer(layout, NAME, remote, "v1")
-    write_model_runner(remote, "v1", remote, "gzip", scratch=tmp_path / "scratch")
+    rewritten = write_model_runner(remote, "v1", remote, "runner", scratch=tmp_path / "scratch")
+    with pytest.raises(InvalidInputError, match="not the bundle"):
+        load_bundle(remote, "runner", host=dockerd.host)
+    index = parse_document(remote.read_document(rewritten))
+    assert isinstance(index, Index)
+    value = json.loads(remote.read_document(index.manifests[0]))
+    del value["annotations"][ANNOTATION_MADE_FROM]  # any other bundle with gzip layers, which state no size
+    remote.put_document(dump_json(value), MEDIA_MANIFEST, name="gzip")
     done = load_bundle(remote, "gzip", host=dockerd.host, tag="gzip:test")
     found = tree_in_engine(dockerd, "gzip:test", f"/{BACKEND}")
     expected = tree_of_bundle(found, read_member(layout, FILES_PATH))
@@ -282,6 +299,11 @@ def test_no_engine_and_no_library(layout: LayoutStore, tmp_path: Path, monkeypat
         load_bundle(layout, NAME, host="gopher://x")
     with pytest.raises(InvalidInputError, match="UPPER"):
         load_bundle(layout, NAME, host=nowhere, tag="UPPER:x")
+    for target in (None, Target.parse(TARGET)):
+        with pytest.raises(NotFoundError, match="nothing is called `absent`"):
+            load_bundle(layout, "absent", target=target, host=nowhere)
+    with pytest.raises(NotFoundError, match="darwin"):
+        load_bundle(layout, NAME, target=Target.parse("darwin/arm64+metal"), host=nowhere)
     monkeypatch.setitem(sys.modules, "docker", None)
     with pytest.raises(UnsupportedError, match="docker library is not installed") as missing:
         load_bundle(layout, NAME, host=nowhere)

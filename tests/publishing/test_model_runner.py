@@ -14,9 +14,9 @@ from pathlib import Path
 
 import pytest
 
-from mr_bundler.export.model_runner import ANNOTATION_MADE_FROM, model_runner_tag, write_model_runner
+from mr_bundler.export.model_runner import model_runner_tag, write_model_runner
 from mr_bundler.export.reroot import RerootedLayer, check_tree, reroot_layer
-from mr_core.bundle_config import ANNOTATION_TARGET, LABEL, parse_bundle_config
+from mr_core.bundle_config import ANNOTATION_MADE_FROM, ANNOTATION_TARGET, LABEL, parse_bundle_config
 from mr_core.compression import open_compressor
 from mr_core.decode import dump_json
 from mr_core.digest import Digest

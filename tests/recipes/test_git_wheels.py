@@ -5,12 +5,15 @@ from __future__ import annotations
 import hashlib
 import os
 import subprocess
+import threading
+import time
 import zipfile
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from mr_bundler.lock.lock import VcsPin, check_locks, load_lock, lock_path
@@ -90,6 +93,7 @@ def repository(place: Path, files: dict[str, str]) -> str:
 @pytest.fixture
 def made(tmp_path: Path) -> Commit:
     files = {"made.py": "made = 1\n", "backend.py": BACKEND, "pyproject.toml": PROJECT}
+    files[".gitattributes"] = "*.py filter=mark\n"
     place = tmp_path / "repository"
     place.mkdir()
     commit = repository(place, files)
@@ -161,6 +165,7 @@ def test_nothing_of_the_repository_or_the_user_runs(
     configuration.write_text(
         f"[core]\nhooksPath = {hooks}\nautocrlf = true\nfsmonitor = {hooks}/post-checkout\n"
         f"[init]\ntemplateDir = {hooks}\n"
+        f'[filter "mark"]\nrequired = true\nsmudge = touch {tmp_path}/ran; sed s/1/2/\n'
     )
     monkeypatch.setenv("GIT_CONFIG_GLOBAL", str(configuration))
     assert built(made, tmp_path / "two") == expected
@@ -210,6 +215,38 @@ def test_no_git_and_cancel(made: Commit, tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(HostError, match="Cannot find git: it is not installed"):
         built(made, tmp_path / "two")
+
+
+def test_cancelling_a_build_does_not_wait_for_what_it_started(tmp_path: Path) -> None:
+    """The backend is a grandchild of uv's caller, and what it starts a step further away."""
+    (place := tmp_path / "repository").mkdir()
+    number = tmp_path / "number"
+    code = (
+        f"import os, subprocess\nchild = subprocess.Popen(['sleep', '60'])\nopen({str(number)!r}, 'w')"
+        ".write(str(child.pid))\nprint('backend waits', flush=True)\n"
+        "def build_wheel(*_): child.wait()\n"
+    )
+    commit = repository(place, {"backend.py": code, "pyproject.toml": PROJECT})
+    item = Commit(url=place.as_uri(), commit=commit, subdirectory="", name="tiny-made", version="3.1", file=FILE)
+    cancel = Cancel()
+    watch = threading.Thread(target=_set_when, args=(number, cancel))
+    watch.start()
+    begin = time.monotonic()
+    with pytest.raises(CancelledError):
+        built(item, tmp_path / "one", cancel=cancel)
+    watch.join()
+    assert time.monotonic() - begin < 40
+    assert not psutil.pid_exists(int(number.read_text())) or (
+        psutil.Process(int(number.read_text())).status() == psutil.STATUS_ZOMBIE
+    )
+
+
+def _set_when(number: Path, cancel: Cancel) -> None:
+    for _ in range(300):
+        if number.exists() and number.read_text():
+            break
+        time.sleep(0.1)
+    cancel.set()
 
 
 SETUPTOOLS = """\

@@ -101,7 +101,7 @@ def test_a_damaged_file_in_the_cache_is_fetched_again(assets: FileServer, tmp_pa
 
 
 @pytest.mark.parametrize("ranges", [True, False])
-def test_a_broken_transfer_goes_on(assets: FileServer, tmp_path: Path, ranges: bool) -> None:
+def test_a_broken_transfer_goes_on(assets: FileServer, tmp_path: Path, ranges: bool, fast_retries: None) -> None:
     assets.ranges = ranges
     assets.plan.steps = ["cut 100000", "cut 50000", "503"]
     assert sha256(acquire(wheel(assets), tmp_path / "c")) == wheel(assets).sha256

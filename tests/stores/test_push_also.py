@@ -10,11 +10,15 @@ from pathlib import Path
 
 import pytest
 
+from mr_bundler.cache import LOCK
 from mr_core.errors import NotFoundError
+from mr_core.flock import try_lock
 from mr_core.manifest import LAYER_COMPRESSION, Index, Manifest, parse_document
 from support.bundles import GOOD, Bundles, build_small_bundles
 from support.registry import RealRegistry
 from support.remote_blob import connect
+from support.small_image import small_image
+from support.wire import FaultProxy
 
 
 @pytest.fixture(scope="session")
@@ -25,10 +29,23 @@ def bundles(tmp_path_factory: pytest.TempPathFactory) -> Bundles:
     return build_small_bundles(shared / "small-bundles")
 
 
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The cache of every command here; temporary files of their own would lie in ``scratch`` beside it."""
+    (tmp_path / "scratch").mkdir()
+    monkeypatch.setenv("TMPDIR", str(tmp_path / "scratch"))
+    monkeypatch.setenv("MR_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+def command(source: str, place: str, host: str, *arguments: str) -> list[str]:
+    start = [sys.executable, "-c", "from mr_bundler.cli import run; run()", "push", "--insecure-registry", host]
+    return [*start, source, place, "--also", "model-runner", *arguments]
+
+
 def push(bundles: Bundles, place: str, host: str, *arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-c", "from mr_bundler.cli import run; run()", "push", "--insecure-registry", host]
-    command += [bundles.source(GOOD), place, "--also", "model-runner", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, check=False)
+    whole = command(bundles.source(GOOD), place, host, *arguments)
+    return subprocess.run(whole, capture_output=True, text=True, check=False)
 
 
 def test_both_images_are_there_afterwards(bundles: Bundles, plain_registry: RealRegistry, repository: str) -> None:
@@ -67,4 +84,51 @@ def test_the_two_tags_must_differ(bundles: Bundles, plain_registry: RealRegistry
 def test_an_unused_directory_is_not_needed(bundles: Bundles, tmp_path: Path) -> None:
     ran = push(bundles, f"oci:{tmp_path}/x:1.0", "127.0.0.1:1")
     assert ran.returncode == 0, ran.stderr
-    assert sorted(place.name for place in tmp_path.iterdir()) == ["x"]
+    assert sorted(place.name for place in tmp_path.iterdir()) == ["cache", "scratch", "x"]
+    assert list((tmp_path / "scratch").iterdir()) == []
+
+
+def test_a_tag_that_means_something_else_is_known_before_anything_is_sent(
+    bundles: Bundles, plain_registry: RealRegistry, proxy: FaultProxy, repository: str
+) -> None:
+    remote = connect(plain_registry.host, repository)
+    theirs = small_image("theirs")
+    theirs.write(remote, "tiny-1.0")
+    place = f"docker://{proxy.host}/{repository}:1.0"
+    ran = push(bundles, place, proxy.host)
+    assert ran.returncode == 8, ran.stderr
+    assert "`tiny-1.0`" in ran.stderr
+    assert "--overwrite" in ran.stderr
+    assert (proxy.count("POST"), proxy.count("PUT")) == (0, 0)
+    with pytest.raises(NotFoundError):
+        remote.resolve("1.0")
+    assert push(bundles, place, proxy.host, "--overwrite").returncode == 0
+    assert remote.resolve("tiny-1.0").digest != theirs.index_descriptor.digest
+    remote.close()
+
+
+def test_a_killed_push_leaves_nothing_that_the_next_does_not_remove(
+    bundles: Bundles, plain_registry: RealRegistry, proxy: FaultProxy, repository: str, cache: Path
+) -> None:
+    """The rewritten layers lie in the cache, and the cache cannot be pruned while they do."""
+    place = f"docker://{proxy.host}/{repository}:1.0"
+    running: list[subprocess.Popen[str]] = []
+    locked: list[bool] = []
+
+    def strike(moment: str, number: int) -> None:
+        upload = (proxy.seen[number - 1].method, moment) == ("POST", "answered")
+        if upload and list(cache.glob("tmp/*/model-runner-*/*")) and not locked:
+            locked.append(try_lock(cache / LOCK) is None)
+            running[0].kill()
+
+    proxy.watch = strike
+    whole = command(bundles.source(GOOD), place, proxy.host)
+    running.append(subprocess.Popen(whole, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, text=True))
+    assert running[0].wait(60) == -9
+    assert locked == [True]
+    (left,) = cache.glob("tmp/mr-build-*")
+    again = push(bundles, place, proxy.host)
+    assert again.returncode == 0, again.stderr
+    assert not left.exists()
+    assert list((cache / "tmp").iterdir()) == []
+    assert list(cache.with_name("scratch").iterdir()) == []

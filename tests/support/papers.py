@@ -158,6 +158,7 @@ def papers_of(recipe: Recipe, components: Sequence[Component], lock: Lock, **cha
         "recipe": recipe,
         "lock": lock,
         "interpreter": standalone(),
+        "compiler": "3.12.14",
         "created": CREATED,
         "builder": BUILDER,
     }

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from mr_bundler.audit.finding import Finding
 from mr_bundler.binaries.binary import UNSIGNED, VALID, Binary, Slice
+from mr_bundler.binaries.manylinux import libstdcxx_of
 from mr_bundler.binaries.platform_libraries import MACOS_DIRECTORIES, is_platform_library
 from mr_core.bundle_config import HostRequirements
 from mr_core.platform import Target
@@ -16,6 +17,7 @@ EMPTY_ENTRY = "(empty)"
 """Detail of the finding for an empty entry of a search path."""
 _EXECUTABLES = "bin"  # where `@executable_path` of a library leads: the interpreter is what starts
 _ORIGINS = ("$ORIGIN", "${ORIGIN}")
+_LIBSTDCXX = "libstdc++.so.6"
 _LOADER_PATH, _EXECUTABLE_PATH, _RPATH = "@loader_path", "@executable_path", "@rpath"
 
 
@@ -73,6 +75,8 @@ def judge_binary(
         if not _stays_inside(path, entry, found):
             yield Finding(kind="rpath", path=path, detail=entry or EMPTY_ENTRY)
     yield from _judge_floor(path, found, requires)
+    if found.cxx and requires.glibc and _LIBSTDCXX not in libraries.names:
+        yield from _judge_libstdcxx(path, found, requires.glibc)
     if found.signature not in {"", VALID, UNSIGNED} or (
         found.signature == UNSIGNED and found.architecture == "arm64"  # Intel Macs run unsigned code
     ):
@@ -91,6 +95,15 @@ def _judge_floor(path: str, found: Slice, requires: HostRequirements) -> Iterato
     kind, floor = ("macos-floor", requires.macos) if found.system == "darwin" else ("glibc-floor", requires.glibc)
     if floor and version_key(found.floor) > version_key(floor):
         yield Finding(kind=kind, path=path, detail=found.floor)
+
+
+def _judge_libstdcxx(path: str, found: Slice, glibc: str) -> Iterator[Finding]:
+    """Yield findings for symbol versions that the policy of a glibc does not have; one for each family."""
+    promised = libstdcxx_of(version_key(glibc))
+    for text in found.cxx:
+        family, _, version = text.partition("_")
+        if family in promised and version_key(version) > promised[family]:
+            yield Finding(kind="libstdcxx-floor", path=path, detail=text)
 
 
 def _is_found(path: str, name: str, found: Slice, libraries: Libraries, target: Target) -> bool:

@@ -10,6 +10,7 @@ FINDINGS = {
     "rpath": "a library search path leaves the bundle, or is empty",
     "missing-library": "a needed library is neither in the bundle nor part of the platform",
     "glibc-floor": "a binary asks for a newer glibc than the target promises",
+    "libstdcxx-floor": "a binary asks for a newer libstdc++ than every host with the promised glibc has",
     "macos-floor": "a binary asks for a newer macOS than the target promises",
     "foreign-binary": "a binary is for another system or architecture",
     "broken-signature": "a Mach-O code signature does not match the pages it signs",
@@ -24,6 +25,8 @@ FINDINGS = {
     "unknown-licence": "a distribution states no licence that can be named",
 }
 """Every kind of finding and what it means; the names are stable."""
+NEVER_ALLOWED = frozenset({"unsafe-path", "unsafe-mode", "case-collision"})
+"""Findings that no allowance covers: the installer's strict reader refuses such a tree, whatever a recipe says."""
 STRICT_ONLY = frozenset({"unknown-licence"})
 """Findings that count only in a strict audit."""
 

@@ -10,7 +10,7 @@ from packaging.utils import canonicalize_name
 
 from mr_bundler.audit.binary_rules import Libraries, fitting_slice, judge_binary, version_key
 from mr_bundler.audit.facts import FileFacts
-from mr_bundler.audit.finding import FINDINGS, STRICT_ONLY, Allowance, Finding
+from mr_bundler.audit.finding import FINDINGS, NEVER_ALLOWED, STRICT_ONLY, Allowance, Finding
 from mr_bundler.audit.path_rules import judge_paths
 from mr_bundler.audit.text_rules import judge_customization, judge_shebang, judge_startup
 from mr_bundler.environment.leaks import Leak
@@ -56,6 +56,7 @@ class AuditReport:
         files: How many files and links were looked at.
         binaries: How many of them a host of the target can load.
         glibc: The highest version of glibc that any of these asks for.
+        libstdcxx: The highest symbol version of a host's libstdc++ that any of these asks for.
         macos: The highest version of macOS that any of these asks for.
     """
 
@@ -66,13 +67,14 @@ class AuditReport:
     files: int = 0
     binaries: int = 0
     glibc: str = ""
+    libstdcxx: str = ""
     macos: str = ""
 
     def to_json(self) -> dict[str, Any]:
         """Return plain values for ``--json``."""
         return {
             "findings": [_plain(finding) for finding in self.findings],
-            "allowed": [_plain(finding) | {"reason": allowance.reason} for finding, allowance in self.allowed],
+            "allowed": pairs_json(self.allowed),
             "unused_allowances": [
                 {"finding": item.finding, "paths": list(item.paths), "reason": item.reason} for item in self.unused
             ],
@@ -80,6 +82,7 @@ class AuditReport:
             "files": self.files,
             "binaries": self.binaries,
             "glibc": self.glibc,
+            "libstdcxx": self.libstdcxx,
             "macos": self.macos,
         }
 
@@ -98,26 +101,22 @@ def judge(
         tree: What was found in it.
         target: What its binaries should be for.
         requires: The least host it promises to run on; floors that are empty there are only reported.
-        allow: What its author accepts; allowances for other targets do not count.
+        allow: What its author accepts; allowances for other targets do not count, nor do those for what nobody may
+            allow (`NEVER_ALLOWED`).
         strict: Whether distributions without a known licence fail; otherwise they are listed.
     """
-    allow = [item for item in allow if not item.targets or str(target) in item.targets]
+    allow = [item for item in allow if speaks_of(item, target)]
     binaries = {path: facts.binary for path, facts in tree.facts.items() if facts.binary is not None}
     failing: list[Finding] = []
     listed: list[Finding] = []
     for raw, fails in _all_findings(tree, target, requires):
         finding = _as_text(raw)
         (failing if fails and (strict or finding.kind not in STRICT_ONLY) else listed).append(finding)
-    findings: list[Finding] = []
-    allowed: list[tuple[Finding, Allowance]] = []
-    used: set[Allowance] = set()
-    for finding in _sorted(failing):
-        covering = [item for item in allow if covers(item, finding)]
-        used.update(covering)
-        if covering:
-            allowed.append((finding, covering[0]))
-        else:
-            findings.append(finding)
+    failing = _sorted(failing)
+    allowed = pair(failing, allow)
+    covered = {finding for finding, _ in allowed}
+    findings = [finding for finding in failing if finding not in covered]
+    used = {item for item in allow if any(covers(item, finding) for finding in covered)}
     fitting = [found for binary in binaries.values() if (found := fitting_slice(binary, target))]
     highest = max((found.floor for found in fitting), key=version_key, default="")
     return AuditReport(
@@ -128,13 +127,36 @@ def judge(
         files=len(tree.entries),
         binaries=len(fitting),
         glibc=highest if target.platform.os == "linux" else "",
+        libstdcxx=max(
+            (version for found in fitting for version in found.cxx if version.startswith("GLIBCXX_")),
+            key=lambda version: version_key(version.partition("_")[2]),
+            default="",
+        ),
         macos=highest if target.platform.os == "darwin" else "",
     )
 
 
+def pair(findings: Iterable[Finding], allow: Sequence[Allowance]) -> list[tuple[Finding, Allowance]]:
+    """Return the findings that an allowance covers, each with the first that does; targets are not looked at."""
+    found = ((finding, next((item for item in allow if covers(item, finding)), None)) for finding in findings)
+    return [(finding, item) for finding, item in found if item is not None]
+
+
+def pairs_json(pairs: Iterable[tuple[Finding, Allowance]]) -> list[dict[str, str]]:
+    """Return findings with the reasons of their allowances as plain values."""
+    return [_plain(finding) | {"reason": allowance.reason} for finding, allowance in pairs]
+
+
+def speaks_of(allowance: Allowance, target: Target) -> bool:
+    """Return whether an allowance counts for ``target``."""
+    return not allowance.targets or str(target) in allowance.targets
+
+
 def covers(allowance: Allowance, finding: Finding) -> bool:
-    """Return whether an allowance speaks of this finding; its targets are not looked at."""
-    if allowance.finding != finding.kind or (allowance.details and finding.detail not in allowance.details):
+    """Return whether an allowance accepts this finding; its targets are not looked at."""
+    if allowance.finding != finding.kind or finding.kind in NEVER_ALLOWED:
+        return False
+    if allowance.details and finding.detail not in allowance.details:
         return False
     if finding.kind == "unknown-licence":
         return canonicalize_name(finding.path) in {canonicalize_name(name) for name in allowance.paths}
@@ -147,9 +169,13 @@ def refuse_findings(report: AuditReport, what: str) -> None:
         return
     shown = "; ".join(describe(finding) for finding in report.findings[:_SHOWN])
     more = f" (and {len(report.findings) - _SHOWN} more)" if len(report.findings) > _SHOWN else ""
+    hint = "repair it, leave the file out with `slim.remove`, or accept it by name and reason with `[[audit.allow]]`"
+    hopeless = [finding for finding in report.findings if finding.kind in NEVER_ALLOWED]
+    if hopeless:
+        hint = f"leave `{hopeless[0].path}` out with `slim.remove`: no host could install it, whatever a recipe allows"
     raise BuildError(
         f"Cannot accept {what}: {shown}{more}",
-        hint="repair it, leave the file out with `slim.remove`, or accept it by name and reason with `[[audit.allow]]`",
+        hint=hint,
         **report.to_json(),
     )
 

@@ -37,6 +37,9 @@ def judge_paths(entries: Mapping[str, Entry]) -> Iterator[Finding]:
             case LinkEntry(link=link):
                 if problem := _link_problem(path, link, links, directories):
                     yield Finding(kind="unsafe-path", path=path, detail=problem)
+    for path in sorted(entries.keys() & directories):  # of two owners: no tree on disk has both
+        what = "link" if path in links else "file"
+        yield Finding(kind="unsafe-path", path=path, detail=f"is a {what} and a directory")
     for path in (*sorted(entries), *sorted(directories)):
         other = folded.setdefault(fold(path), path)
         if other != path:

@@ -1,12 +1,8 @@
-"""Compare a tree with what it says of itself: the RECORD of every distribution, and a bundle's own file manifest.
-
-Format of RECORD: Python packaging specifications, "Recording installed projects".
-"""
+"""Compare a tree with what it says of itself: the RECORD of every distribution, and a bundle's own file manifest."""
 
 from __future__ import annotations
 
 import csv
-import io
 import posixpath
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -16,7 +12,7 @@ from pathlib import Path
 from packaging.utils import canonicalize_name
 
 from mr_bundler.audit.finding import Finding
-from mr_bundler.environment.wheel_record import record_digest
+from mr_bundler.environment.wheel_record import read_rows, record_digest
 from mr_core.durable import host_errors
 from mr_core.file_manifest import FILES_PATH, UNLISTED, Entry, FileEntry
 
@@ -66,15 +62,10 @@ def _read_record(root: Path, place: str) -> dict[str, str] | None:
     path = root / place / "RECORD"
     with host_errors("read", path), path.open("rb") as file:
         content = file.read(_MOST_RECORD_BYTES)
-    files: dict[str, str] = {}
     try:
-        for row in csv.reader(io.StringIO(content.decode(), newline="")):
-            if row and row[0]:
-                target = posixpath.normpath(posixpath.join(posixpath.dirname(place), row[0]))
-                files[target] = row[1] if len(row) > 1 else ""
+        return read_rows(content.decode(), posixpath.dirname(place))
     except (UnicodeDecodeError, csv.Error):
         return None
-    return files
 
 
 def judge_records(entries: Mapping[str, Entry], records: Sequence[Record]) -> Iterator[Finding]:

@@ -12,9 +12,10 @@ from typing import Any
 
 from mr_bundler.audit.examine import Examination, examine_directory
 from mr_bundler.audit.finding import Allowance, Finding
-from mr_bundler.audit.judge import AuditedTree, AuditReport, judge
+from mr_bundler.audit.judge import AuditedTree, AuditReport, judge, pair, pairs_json, speaks_of
 from mr_bundler.audit.records import Record, judge_manifest, judge_records, read_records
 from mr_bundler.environment.leaks import plan_needles
+from mr_bundler.environment.shim_files import RECIPE_PATH
 from mr_bundler.papers.metadata import read_metadata
 from mr_bundler.published import read_published
 from mr_bundler.recipe.recipe import Recipe, parse_recipe
@@ -28,7 +29,6 @@ from mr_core.file_manifest import BUNDLE_PATH, FILES_PATH, FileEntry, parse_entr
 from mr_core.platform import ARCHITECTURES, OPERATING_SYSTEMS, Platform, Target
 from mr_core.store import Source
 
-RECIPE_PATH = ".mr/recipe.toml"
 _MOST_BYTES = 256 << 20
 _CUDA_RUNTIME = "libcudart.so."
 _ACCELERATORS = {"darwin": "metal", "linux": "cpu"}
@@ -43,6 +43,8 @@ class AuditOptions:
         requires: Floors that are not empty go before those a bundle says.
         allow: Allowances; default those of the recipe that a bundle was built from.
         licences: SPDX expressions of distributions that state none; default those of the same recipe.
+        trust_recipe: Whether the recipe in a bundle is asked for either. What comes from elsewhere could allow itself
+            anything.
         strict: Whether distributions without a known licence fail.
         in_place: Whether the directory is where the tree lives: naming its own place then makes it no bundle. Not so
             when it was only unpacked there.
@@ -54,6 +56,7 @@ class AuditOptions:
     requires: HostRequirements = field(default_factory=HostRequirements)
     allow: Sequence[Allowance] | None = None
     licences: Mapping[str, str] | None = None
+    trust_recipe: bool = True
     strict: bool = False
     in_place: bool = True
     config: BundleConfig | None = None
@@ -72,6 +75,7 @@ class Audit:
         requires: The floors it was judged against.
         bytes: Sum of the sizes of its files.
         own_allowances: Whether the allowances are those of the recipe in the bundle: what its builder accepted.
+        claimed: Findings that this recipe would allow, if it were trusted, with its reasons.
     """
 
     where: str
@@ -81,6 +85,7 @@ class Audit:
     requires: HostRequirements
     bytes: int
     own_allowances: bool
+    claimed: tuple[tuple[Finding, Allowance], ...]
     report: AuditReport
 
     def to_json(self) -> dict[str, Any]:
@@ -93,6 +98,7 @@ class Audit:
             "requires": self.requires.to_json(),
             "bytes": self.bytes,
             "own_allowances": self.own_allowances,
+            "claimed": pairs_json(self.claimed),
             **self.report.to_json(),
         }
 
@@ -161,7 +167,8 @@ def audit_directory(
         requires = _requires(options.requires, config)
         records = read_records(root, seen.entries)
         recipe = _recorded_recipe(root, seen)
-        stated = options.licences if options.licences is not None else recipe.licences if recipe else {}
+        trusted = recipe if options.trust_recipe else None
+        stated = options.licences if options.licences is not None else trusted.licences if trusted else {}
         tree = AuditedTree(
             entries=seen.entries,
             facts=seen.facts,
@@ -173,9 +180,10 @@ def audit_directory(
                 *_judge_papers(root, seen, config, image=options.config),
             ],
         )
-        own = options.allow is None
-        allow = options.allow if options.allow is not None else recipe.audit if recipe else ()
+        allow = options.allow if options.allow is not None else trusted.audit if trusted else ()
         judged = judge(tree, target=chosen, requires=requires, allow=allow, strict=options.strict)
+        claims = [item for item in recipe.audit if speaks_of(item, chosen)] if recipe is not None else []
+        distrusted = options.allow is None and not options.trust_recipe
     return Audit(
         where=where or str(root),
         name=f"{config.backend}-{config.version}" if config is not None else "",
@@ -183,7 +191,8 @@ def audit_directory(
         guessed=target is None,
         requires=requires,
         bytes=seen.bytes,
-        own_allowances=own,
+        own_allowances=options.allow is None and trusted is not None,
+        claimed=tuple(pair(judged.findings, claims)) if distrusted else (),
         report=judged,
     )
 

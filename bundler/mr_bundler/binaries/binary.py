@@ -27,6 +27,7 @@ class Slice:
         optional: Libraries it can do without (LC_LOAD_WEAK_DYLIB).
         rpaths: Entries of its search path, empty ones included.
         floor: Least glibc or macOS it asks for, such as ``2.34``; empty when it asks for none.
+        cxx: Highest versions it asks of a host's ``libstdc++.so.6``, such as ``CXXABI_1.3.13`` and ``GLIBCXX_3.4.29``.
         signature: Empty where there is no such thing, `VALID`, `UNSIGNED`, or what is wrong with it.
     """
 
@@ -38,13 +39,14 @@ class Slice:
     optional: tuple[str, ...] = ()
     rpaths: tuple[str, ...] = ()
     floor: str = ""
+    cxx: tuple[str, ...] = ()
     signature: str = ""
 
     def to_json(self) -> dict[str, Any]:
         """Return plain values, without empty ones, that `decode` reads back."""
         value: dict[str, Any] = {"system": self.system, "architecture": self.architecture, "kind": self.kind}
         texts = {"name": self.name, "floor": self.floor, "signature": self.signature}
-        names = {"needed": self.needed, "optional": self.optional, "rpaths": self.rpaths}
+        names = {"needed": self.needed, "optional": self.optional, "rpaths": self.rpaths, "cxx": self.cxx}
         return value | {key: text for key, text in texts.items() if text} | {k: list(v) for k, v in names.items() if v}
 
     @classmethod
@@ -63,6 +65,7 @@ class Slice:
             optional=read.texts("optional"),
             rpaths=read.texts("rpaths"),
             floor=read.text("floor", ""),
+            cxx=read.texts("cxx"),
             signature=read.text("signature", ""),
         )
 

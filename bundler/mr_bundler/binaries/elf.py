@@ -27,11 +27,15 @@ _VERNAUX = struct.Struct("<IHHII")
 _PT_LOAD, _PT_DYNAMIC, _PT_INTERP = 1, 2, 3
 _DT_NEEDED, _DT_STRTAB, _DT_SONAME, _DT_RPATH, _DT_RUNPATH = 1, 5, 14, 15, 29
 _DT_VERNEED = 0x6FFFFFFE
+# What the loader maps as well: DT_AUXILIARY, DT_FILTER; DT_DEPAUDIT, DT_AUDIT, which are lists with colons
+_DT_FILTERS, _DT_AUDITS = {0x7FFFFFFD, 0x7FFFFFFF}, {0x6FFFFEFB, 0x6FFFFEFC}
 _SHT_NOBITS, _SHF_ALLOC = 8, 2
 _MOST_ENTRIES = 4096
 """Program headers, dynamic entries, symbol versions: the largest libraries there are have some dozens of each."""
 _MOST_RUNPATH = 16 << 10
 _GLIBC = re.compile(r"GLIBC_([0-9]+(?:\.[0-9]+)+)")
+_LIBSTDCXX = "libstdc++.so.6"
+_CXX = re.compile(r"(CXXABI|GLIBCXX)_([0-9]+(?:\.[0-9]+)+)")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,10 +44,11 @@ class Elf:
 
     Attributes:
         machine: Architecture in OCI spelling, or ``machine <number>`` for one this project does not know.
-        needed: Names of the libraries the loader must find.
+        needed: Names of the libraries the loader must find, filters and audit libraries included.
         soname: The library's own name, or an empty string.
         runpath: Entries of DT_RUNPATH, or of DT_RPATH when there is only that; empty entries included.
         versions: Symbol versions asked of other libraries, such as ``GLIBC_2.34``.
+        libstdcxx: Those of them that are asked of a host's ``libstdc++.so.6``.
         kind: ``object`` for what no loader loads.
         loader: The dynamic loader an executable is started with (PT_INTERP), or an empty string.
     """
@@ -53,6 +58,7 @@ class Elf:
     soname: str
     runpath: tuple[str, ...]
     versions: frozenset[str]
+    libstdcxx: frozenset[str] = frozenset()
     kind: Kind = "library"
     loader: str = ""
 
@@ -63,6 +69,19 @@ class Elf:
         if "GLIBC_ABI_DT_RELR" in self.versions:
             found.append("2.36")  # the first loader that reads packed relocations
         return max((tuple(int(part) for part in text.split(".")) for text in found), default=())
+
+    @property
+    def cxx(self) -> tuple[str, ...]:
+        """The highest version of each family that this file asks of a host's libstdc++, such as ``GLIBCXX_3.4.29``.
+
+        Families without an order, such as ``CXXABI_FLOAT128``, are left out: they came with a numbered version.
+        """
+        highest: dict[str, tuple[int, ...]] = {}
+        for version in self.libstdcxx:
+            if match := _CXX.fullmatch(version):
+                number = tuple(int(part) for part in match[2].split("."))
+                highest[match[1]] = max(number, highest.get(match[1], ()))
+        return tuple(f"{family}_{'.'.join(map(str, highest[family]))}" for family in sorted(highest))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -113,26 +132,31 @@ def _read(window: Window) -> Elf:
             raise ValueError(f"it is truncated: a segment ends at {segment.offset + segment.file_size:#x}")
     single: dict[int, int] = {}
     needed_at: list[int] = []
+    audits_at: list[int] = []
     for segment in segments:
         if segment.kind == _PT_DYNAMIC:
             for tag, value in _dynamic(window, segment):
-                if tag == _DT_NEEDED:
+                if tag == _DT_NEEDED or tag in _DT_FILTERS:
                     needed_at.append(value)
+                elif tag in _DT_AUDITS:
+                    audits_at.append(value)
                 else:
                     single[tag] = value
     strings = _offset(segments, single[_DT_STRTAB]) if _DT_STRTAB in single else 0
-    versions: frozenset[str] = frozenset()
+    versions: list[tuple[str, str]] = []
     if _DT_VERNEED in single:
-        versions = frozenset(_versions(window, _offset(segments, single[_DT_VERNEED]), strings))
+        versions += _versions(window, _offset(segments, single[_DT_VERNEED]), strings)
+    audits = [name for at in audits_at for name in window.text(strings + at, _MOST_RUNPATH).split(":") if name]
     runpath_at = single.get(_DT_RUNPATH, single.get(_DT_RPATH))
     return Elf(
         machine=MACHINES.get(header[2], f"machine {header[2]}"),
         kind=_kind(header[1], segments),
         loader=next((window.text(segment.offset) for segment in segments if segment.kind == _PT_INTERP), ""),
-        needed=tuple(window.text(strings + at) for at in needed_at),
+        needed=(*(window.text(strings + at) for at in needed_at), *audits),
         soname=window.text(strings + single[_DT_SONAME]) if _DT_SONAME in single else "",
         runpath=() if runpath_at is None else tuple(window.text(strings + runpath_at, _MOST_RUNPATH).split(":")),
-        versions=versions,
+        versions=frozenset(version for _, version in versions),
+        libstdcxx=frozenset(version for library, version in versions if library == _LIBSTDCXX),
     )
 
 
@@ -174,18 +198,19 @@ def _offset(segments: list[_Segment], address: int) -> int:
     raise ValueError(f"address {address:#x} lies in no segment")
 
 
-def _versions(window: Window, start: int, strings: int) -> Iterator[str]:
-    """Yield the versions as glibc finds them: along the links, whatever DT_VERNEEDNUM says."""
+def _versions(window: Window, start: int, strings: int) -> Iterator[tuple[str, str]]:
+    """Yield libraries and versions as glibc finds them: along the links, whatever DT_VERNEEDNUM says."""
     left = _MOST_ENTRIES
     while True:
-        _, _, _, first, following = _VERNEED.unpack(window.take(start, _VERNEED.size))
+        _, _, file, first, following = _VERNEED.unpack(window.take(start, _VERNEED.size))
+        library = window.text(strings + file)
         position, step = start + first, 1
         while step:
             if left == 0:
                 raise ValueError(f"it asks for more than {_MOST_ENTRIES} symbol versions")
             left -= 1
             _, _, _, name, step = _VERNAUX.unpack(window.take(position, _VERNAUX.size))
-            yield window.text(strings + name)
+            yield library, window.text(strings + name)
             position += step
         if not following:
             return

@@ -79,6 +79,7 @@ def read_elf_binary(window: Window, head: bytes) -> Binary:
         needed=((elf.loader,) if elf.loader else ()) + elf.needed,
         rpaths=elf.runpath,
         floor=".".join(str(part) for part in elf.glibc),
+        cxx=elf.cxx,
     )
     return Binary(format="elf", slices=(found,))
 

@@ -22,6 +22,8 @@ THIN_MAGICS = {
 FAT_MAGICS = (b"\xca\xfe\xba\xbe", b"\xca\xfe\xba\xbf")
 _ARCHIVE = b"!<arch>\n"
 _ARCHITECTURES = {0x01000007: "amd64", 0x0100000C: "arm64"}  # CPU_TYPE_X86_64, CPU_TYPE_ARM64
+_ARM64E = (0x0100000C, 2)  # CPU_TYPE_ARM64 and CPU_SUBTYPE_ARM64E, with Apple's pointer authentication
+_SUBTYPE_BITS = 0x00FFFFFF  # the rest are capabilities (CPU_SUBTYPE_MASK)
 _OTHER_CPUS = {7: "i386", 12: "arm", 18: "ppc", 0x01000012: "ppc64", 0x0200000C: "arm64_32"}
 # MH_EXECUTE, MH_DYLIB, MH_DYLINKER, MH_BUNDLE; everything else (objects, debug symbols, kernel extensions) is not
 # loaded into a process
@@ -45,6 +47,7 @@ _HEADER = struct.Struct("<4sIIIIIII")
 _FAT_ENTRIES = {FAT_MAGICS[0]: struct.Struct(">IIIII"), FAT_MAGICS[1]: struct.Struct(">IIQQII")}
 _COMMAND = struct.Struct("<II")
 _LC_SEGMENT_64, _LC_CODE_SIGNATURE, _LC_BUILD_VERSION, _LC_ID_DYLIB, _LC_RPATH = 0x19, 0x1D, 0x32, 0x0D, 0x8000001C
+_LC_DYLD_ENVIRONMENT = 0x27
 # LC_LOAD_DYLIB, LC_REEXPORT_DYLIB, LC_LOAD_UPWARD_DYLIB; LC_LOAD_WEAK_DYLIB, LC_LAZY_LOAD_DYLIB
 _LC_NEEDED, _LC_OPTIONAL = {0x0C, 0x8000001F, 0x80000023}, {0x80000018, 0x20}
 _LC_VERSION_MIN = {0x24: "darwin", 0x25: "ios", 0x2F: "tvos", 0x30: "watchos"}
@@ -78,10 +81,10 @@ def _read_fat(window: Window, magic: bytes) -> tuple[Slice, ...]:
         raise ValueError(f"it says that it holds {count} slices")
     entry = _FAT_ENTRIES[magic]
     found = []
-    for cpu, _, offset, size, *_ in entry.iter_unpack(window.take(8, count * entry.size)):
+    for cpu, subtype, offset, size, *_ in entry.iter_unpack(window.take(8, count * entry.size)):
         part = window.part(offset, size)
         if part.take(0, min(len(_ARCHIVE), size)) == _ARCHIVE:
-            found.append(Slice(system="darwin", architecture=_architecture(cpu), kind="object"))
+            found.append(Slice(system="darwin", architecture=_architecture(cpu, subtype), kind="object"))
         elif part.take(0, 4) in THIN_MAGICS:
             found.append(_read_thin(part))
         else:
@@ -89,7 +92,9 @@ def _read_fat(window: Window, magic: bytes) -> tuple[Slice, ...]:
     return tuple(found)
 
 
-def _architecture(cpu: int) -> str:
+def _architecture(cpu: int, subtype: int = 0) -> str:
+    if (cpu, subtype & _SUBTYPE_BITS) == _ARM64E:
+        return "arm64e"  # macOS runs it for its own programs only
     return _ARCHITECTURES.get(cpu) or _OTHER_CPUS.get(cpu) or f"cpu {cpu:#x}"
 
 
@@ -97,14 +102,22 @@ def _architecture(cpu: int) -> str:
 class _Found:
     """What the load commands said so far."""
 
-    system: str = "darwin"
+    floors: dict[str, int] = field(default_factory=dict)  # by system, in the order they were found
     name: str = ""
-    floor: str = ""
     needed: list[str] = field(default_factory=list)
     optional: list[str] = field(default_factory=list)
     rpaths: list[str] = field(default_factory=list)
     signature: tuple[int, int] | None = None
     end: int = 0
+
+    @property
+    def system(self) -> str:
+        """What it is for; a zippered library is for macOS and for Mac Catalyst."""
+        return "darwin" if "darwin" in self.floors else next(iter(self.floors), "darwin")
+
+    def asks_for(self, system: str, version: int) -> None:
+        """Keep the highest of several versions: which one counts is the loader's to choose."""
+        self.floors[system] = max(version, self.floors.get(system, 0))
 
 
 def _read_thin(window: Window) -> Slice:
@@ -113,7 +126,7 @@ def _read_thin(window: Window) -> Slice:
         order = "big" if "big" in THIN_MAGICS[magic] else "little"
         cpu = int.from_bytes(window.take(4, 4), "big" if order == "big" else "little")
         return Slice(system="darwin", architecture=f"{_architecture(cpu)} ({THIN_MAGICS[magic]})")
-    _, cpu, _, kind_number, count, size, _, _ = _HEADER.unpack(window.take(0, _HEADER.size))
+    _, cpu, subtype, kind_number, count, size, _, _ = _HEADER.unpack(window.take(0, _HEADER.size))
     kind = _KINDS.get(kind_number, "object")
     found = _read_commands(window, count, size)
     signature = ""
@@ -121,13 +134,13 @@ def _read_thin(window: Window) -> Slice:
         signature = UNSIGNED if found.signature is None else check_signature(window, *found.signature)
     return Slice(
         system=found.system,
-        architecture=_architecture(cpu),
+        architecture=_architecture(cpu, subtype),
         kind=kind,
         name=found.name,
         needed=tuple(found.needed),
         optional=tuple(found.optional),
         rpaths=tuple(found.rpaths),
-        floor=found.floor,
+        floor=_version(found.floors[found.system]) if found.floors else "",
         signature=signature,
     )
 
@@ -163,11 +176,11 @@ def _read_command(code: int, command: bytes, found: _Found) -> None:
         found.rpaths.append(_text(command))
     elif code == _LC_BUILD_VERSION:
         _, _, platform, least = struct.unpack_from("<IIII", command)
-        # a zippered library has one such command for macOS and one for Mac Catalyst
-        if found.floor == "" or platform == 1:
-            found.system, found.floor = _PLATFORMS.get(platform, f"platform {platform}"), _version(least)
+        found.asks_for(_PLATFORMS.get(platform, f"platform {platform}"), least)
     elif code in _LC_VERSION_MIN:
-        found.system, found.floor = _LC_VERSION_MIN[code], _version(struct.unpack_from("<III", command)[2])
+        found.asks_for(_LC_VERSION_MIN[code], struct.unpack_from("<III", command)[2])
+    elif code == _LC_DYLD_ENVIRONMENT:  # `DYLD_LIBRARY_PATH=…`: search paths, like LC_RPATH
+        found.rpaths += _text(command).partition("=")[2].split(":")
     elif code == _LC_CODE_SIGNATURE:
         if found.signature is not None:
             raise ValueError("it has two signatures")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import groupby
 from pathlib import Path
 
@@ -22,7 +23,7 @@ from mr_core.cli.session import Session
 from mr_core.cli.units import show_bytes
 from mr_core.errors import BuildError, printable
 from mr_core.events import Level, Notice
-from mr_core.location import parse_location
+from mr_core.location import LayoutLocation, parse_location
 from mr_core.open_store import open_source
 from mr_core.platform import Target
 from mr_core.registry_options import RegistryOptions
@@ -50,8 +51,9 @@ def _version(ctx: click.Context, parameter: click.Parameter, text: str) -> str:
 @click.option(
     "--recipe",
     type=PathText(),
-    help="Recipe whose allowances count.  [default: the recipe in the bundle]",
+    help="Recipe whose allowances count.  [default: the recipe in a bundle of this machine]",
 )
+@click.option("--trust-recipe", is_flag=True, help="Count what the recipe in a bundle from elsewhere allows.")
 @click.option("--allow-nothing", is_flag=True, help="Count what a recipe allows, too.")
 @click.option("--cache", type=PathText(file_okay=False), help="Where to unpack.  [default: $MR_CACHE]")
 @click.option("-j", "--jobs", type=click.IntRange(1, 64), help="Parallel steps.  [default: number of cores]")
@@ -66,6 +68,7 @@ def audit(
     macos: str,
     strict: bool,
     recipe: Path | None,
+    trust_recipe: bool,
     allow_nothing: bool,
     cache: Path | None,
     jobs: int | None,
@@ -76,13 +79,16 @@ def audit(
     WHERE is a bundle in a registry, layout or archive, or any directory that holds a Python. The exit status is 10
     when something was found that no allowance covers.
 
+    What the recipe in a bundle allows counts for layouts and directories. A bundle in a registry or an archive could
+    allow itself anything: read the reasons it gives, then say `--trust-recipe`, or name your own copy with `--recipe`.
+
     \b
       mr-bundle audit oci:dist/layout:mlx-lm-0.32.2
-      mr-bundle audit docker://registry.example/bundles/vllm:0.32.0 --target linux/amd64+cuda13
+      mr-bundle audit docker://registry.example/bundles/vllm:0.32.0 --recipe recipes/vllm
       mr-bundle audit ~/.venvs/server --glibc 2.31
     """
-    if allow_nothing and recipe is not None:
-        raise click.UsageError("`--recipe` and `--allow-nothing` exclude each other")
+    if (recipe is not None) + trust_recipe + allow_nothing > 1:
+        raise click.UsageError("`--recipe`, `--trust-recipe` and `--allow-nothing` exclude each other")
     stated = load_recipe(recipe) if recipe is not None else None
     allowances: Sequence[Allowance] | None = () if allow_nothing else None
     options = AuditOptions(
@@ -96,7 +102,9 @@ def audit(
     if where and is_tree(Path(where)):
         found = audit_directory(Path(where), options, where=where, report=session.report, cancel=session.cancel)
     else:
-        source, name = open_source(parse_location(where), options=registry, cancel=session.cancel)
+        location = parse_location(where)
+        options = replace(options, trust_recipe=trust_recipe or isinstance(location, LayoutLocation))
+        source, name = open_source(location, options=registry, cancel=session.cancel)
         try:
             with build_directory((cache or default_cache(os.environ)) / "tmp") as scratch, tag_advice(where):
                 found = audit_bundle(
@@ -121,7 +129,7 @@ def audit(
     count, kinds = len(found.report.findings), len({finding.kind for finding in found.report.findings})
     raise BuildError(
         f"Cannot accept `{where}`: {count} findings of {kinds} kinds",
-        hint="see `[[audit.allow]]` in recipes/README.md for what you accept; `--json` names every path",
+        hint=_advice(found),
         **found.to_json(),
     )
 
@@ -134,6 +142,15 @@ def is_tree(place: Path) -> bool:
         return False
 
 
+def _advice(found: Audit) -> str:
+    if found.claimed:
+        return (
+            f"its own recipe accepts {len(found.claimed)} of them, which does not count for a bundle from elsewhere:"
+            " read its reasons, then say `--trust-recipe`, or name your copy of the recipe with `--recipe`"
+        )
+    return "see `[[audit.allow]]` in recipes/README.md for what you accept; `--json` names every path"
+
+
 def show_audit(found: Audit) -> str:
     """Return what an audit found, by kind, with the first paths of each."""
     result = found.report
@@ -143,15 +160,16 @@ def show_audit(found: Audit) -> str:
     system, asked = ("macOS", result.macos) if found.target.platform.os == "darwin" else ("glibc", result.glibc)
     promised = found.requires.macos if system == "macOS" else found.requires.glibc
     if asked:
-        lines.append(f"  asks for   {system} {asked}" + (f", {promised} is promised" if promised else ""))
+        asked += f", {result.libstdcxx}" if result.libstdcxx else ""
+        lines.append(f"  asks for   {system} {asked}" + (f"; {promised} is promised" if promised else ""))
     for kind, group in groupby(result.findings, key=lambda finding: finding.kind):
         lines += ["", *_show_group(kind, list(group))]
     if result.allowed:
         whose = "by the bundle's own recipe" if found.own_allowances else "by the recipe named"
-        lines += ["", f"allowed ({len(result.allowed)}, {whose})"]
-        for reason, pairs in groupby(result.allowed, key=lambda pair: (pair[0].kind, pair[1].reason)):
-            lines.append(f"  {reason[0]}: {printable(reason[1])}")
-            lines += _show_paths([finding for finding, _ in pairs], indent="    ")
+        lines += ["", f"allowed ({len(result.allowed)}, {whose})", *_show_reasons(result.allowed)]
+    if found.claimed:
+        title = f"not counted ({len(found.claimed)} of the findings above): what the bundle's own recipe would allow"
+        lines += ["", title, *_show_reasons(found.claimed)]
     for item in result.unused:
         lines += ["", f"covers nothing: {item.finding} in {printable(', '.join(item.paths))}"]
     for kind, group in groupby(result.listed, key=lambda finding: finding.kind):
@@ -162,6 +180,14 @@ def show_audit(found: Audit) -> str:
 
 def _show_group(kind: str, findings: Sequence[Finding], *, note: str = "") -> list[str]:
     return [f"{kind} ({len(findings)}{note}): {FINDINGS[kind]}", *_show_paths(findings, indent="  ")]
+
+
+def _show_reasons(pairs: Sequence[tuple[Finding, Allowance]]) -> list[str]:
+    lines = []
+    for (kind, reason), group in groupby(pairs, key=lambda pair: (pair[0].kind, pair[1].reason)):
+        lines.append(f"  {kind}: {printable(reason)}")
+        lines += _show_paths([finding for finding, _ in group], indent="    ")
+    return lines
 
 
 def _show_paths(findings: Sequence[Finding], *, indent: str) -> list[str]:

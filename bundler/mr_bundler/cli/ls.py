@@ -10,17 +10,25 @@ from typing import get_args
 import click
 
 from mr_bundler.cli.advice import tag_advice
-from mr_bundler.listing import ListedBundle, ListedPaper, choose_bundle, list_bundles, list_papers, read_paper
+from mr_bundler.cli.recipe_arguments import parse_target
+from mr_bundler.listing import (
+    ListedBundle,
+    ListedPaper,
+    choose_bundle,
+    list_bundles,
+    list_papers,
+    read_paper,
+    with_target,
+)
 from mr_bundler.papers.kinds import PaperKind
 from mr_bundler.papers.licence_table import show_licences
 from mr_core.cli.options import output_options, registry_options
 from mr_core.cli.session import Session
 from mr_core.cli.units import show_bytes
 from mr_core.decode import parse_json
-from mr_core.errors import printable
+from mr_core.errors import UsageError, printable
 from mr_core.location import parse_location
 from mr_core.open_store import open_source
-from mr_core.platform import Target
 from mr_core.referrers import MAX_PAPER_BYTES
 from mr_core.registry_options import RegistryOptions
 from mr_core.store import Source
@@ -55,7 +63,9 @@ def ls(
     table.
     """
     if target:
-        target = str(Target.parse(target, "--target"))
+        target = str(parse_target(target))
+    if papers and show is not None:
+        raise UsageError("Cannot list: `--papers` lists papers and `--show` prints one", hint="leave one of them away")
     opened, name = open_source(parse_location(location), options=registry, cancel=session.cancel)
     try:
         with tag_advice(location):
@@ -63,7 +73,7 @@ def ls(
         if show is not None:
             _show_paper(session, opened, choose_bundle(bundles, target, location), show)
             return
-        entries = [bundle for bundle in bundles if target in {"", bundle.target}]
+        entries = with_target(bundles, target, location)
         attached = [paper for bundle in _distinct(entries) for paper in list_papers(opened, bundle)] if papers else []
     finally:
         opened.close()

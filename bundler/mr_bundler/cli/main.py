@@ -63,7 +63,7 @@ def main() -> None:
     \b
     Exit status: 0 done, 2 wrong usage, 3 invalid recipe or lock, 4 not found, 5 unsupported, 6 integrity,
     7 unavailable, 8 access denied, 9 this machine (disk, missing program), 10 build step failed, 130 cancelled,
-    1 a bug.
+    1 a bug, 141 nobody reads the output.
     """
 
 

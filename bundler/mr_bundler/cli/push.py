@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import tempfile
+import os
 from collections.abc import Sequence
-from pathlib import Path
 from typing import assert_never
 
 import click
@@ -99,7 +98,10 @@ def push(
             )
             session.result({"location": store.describe(), "bundles": pushed}, lambda: show_digests(pushed))
             return
-        runner_tag = _runner_tag(opened, name, destination_name) if also else ""
+        runner_tag = ""
+        if also:
+            runner_tag = _runner_tag(opened, name, destination_name)
+            _check_runner(opened, name, store, runner_tag, targets=chosen, overwrite=overwrite)
         done = transfer(
             opened,
             name,
@@ -172,6 +174,15 @@ def _runner_tag(source: Source, name: str, destination_name: str) -> str:
     return tag
 
 
+def _check_runner(
+    source: Source, name: str, store: Store, tag: str, *, targets: Sequence[str] | None, overwrite: bool
+) -> None:
+    """Raise before anything was sent when the image for the model runner cannot be made, or its tag must not move."""
+    from mr_bundler.export.model_runner import check_model_runner  # noqa: PLC0415 - needed for this option only
+
+    check_model_runner(source, name, store, tag, targets=targets, overwrite=overwrite)
+
+
 def _write_runner(
     session: Session,
     source: Source,
@@ -183,15 +194,22 @@ def _write_runner(
     jobs: int,
     overwrite: bool,
 ) -> Descriptor:
-    from mr_bundler.export.model_runner import write_model_runner  # noqa: PLC0415 - needed for this option only
+    from mr_bundler.cache import BuildCache, default_cache  # noqa: PLC0415 - needed for this option only
+    from mr_bundler.environment.tree import build_directory  # noqa: PLC0415
+    from mr_bundler.export.model_runner import write_model_runner  # noqa: PLC0415
 
-    with tempfile.TemporaryDirectory(prefix="mr-bundle-") as scratch:
+    # Not in $TMPDIR: that is memory on many hosts, and nothing would remove there what a killed push leaves.
+    cache = default_cache(os.environ)
+    with (
+        BuildCache(cache).in_use(report=session.report, cancel=session.cancel),
+        build_directory(cache / "tmp") as scratch,
+    ):
         return write_model_runner(
             source,
             name,
             store,
             tag,
-            scratch=Path(scratch),
+            scratch=scratch,
             targets=targets,
             jobs=jobs,
             report=session.report,

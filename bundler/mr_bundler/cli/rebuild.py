@@ -42,6 +42,7 @@ from mr_core.registry_options import RegistryOptions
     help="The pinned python-build-standalone archive as a local file.",
 )
 @click.option("--use-cache", is_flag=True, help="Take packed layers of earlier builds from the cache: proves less.")
+@click.option("--run-steps", is_flag=True, help="Run what the bundle names, as you, on this machine: see above.")
 @click.option("--cache", type=PathText(file_okay=False), help="Cache directory.  [default: $MR_CACHE]")
 @click.option("-j", "--jobs", type=click.IntRange(1, 64), help="Parallel steps.  [default: number of cores]")
 @registry_options
@@ -56,6 +57,7 @@ def rebuild(
     python_from: Path | None,
     python_archive: Path | None,
     use_cache: bool,
+    run_steps: bool,
     cache: Path | None,
     jobs: int | None,
     registry: RegistryOptions,
@@ -65,6 +67,10 @@ def rebuild(
     With --check, the result is compared with the bundle: status 0 when it is the same, byte for byte, or when only the
     compressor gave other bytes for equal tars (the identity of a bundle across versions of the compressor is its
     diffIDs and its file manifest); status 6 when it differs, naming the first difference.
+
+    A bundle may name what runs while it is built: [[prebuild]] commands, git commits that are built to wheels, an
+    interpreter that is not known here. Such a bundle is refused with status 2 unless --run-steps is given: add it for
+    publishers you trust, or in a machine you can throw away.
 
     \b
       mr-bundle rebuild --check docker://registry.example/bundles/mlx-lm:0.32.2
@@ -87,6 +93,7 @@ def rebuild(
                     layout=layout,
                     cache=cache,
                     use_cache=use_cache,
+                    run_steps=run_steps,
                     python_from=python_from,
                     python_archive=python_archive,
                     jobs=jobs,

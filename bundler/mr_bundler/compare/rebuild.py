@@ -1,7 +1,8 @@
 """Build a published bundle again from the recipe and the lock it holds, and compare.
 
 ``rebuild`` needs nothing but the bundle, the wheels of its lock and its interpreter: what was published can be shown
-to be what its sources give.
+to be what its sources give. What a bundle names is not run unasked: neither commands of its recipe nor builds of git
+commits nor an interpreter that is not known here.
 """
 
 from __future__ import annotations
@@ -19,13 +20,14 @@ from mr_bundler.environment.shim_files import LOCK_PATH, RECIPE_PATH
 from mr_bundler.environment.tree import build_directory
 from mr_bundler.interpreter.host_search import locate_host_python
 from mr_bundler.lock.lock import Lock, parse_lock
+from mr_bundler.lock.python_pin import pin_for
 from mr_bundler.published import PublishedBundle, read_published
 from mr_bundler.recipe.recipe import RECIPE_FILE, Recipe, parse_recipe
 from mr_bundler.result import BuildOptions, BuildResult
 from mr_bundler.unpack import read_members, unpack_bundle
 from mr_core.digest import Digest
 from mr_core.durable import host_errors
-from mr_core.errors import IntegrityError, InvalidInputError
+from mr_core.errors import IntegrityError, InvalidInputError, UsageError, printable
 from mr_core.events import Cancel, Level, Notice, Phase, Reporter, SafeReporter, discard
 from mr_core.file_manifest import BUNDLE_PATH, FILES_PATH, Entry, FileEntry, parse_entries
 from mr_core.layout import LayoutStore
@@ -43,6 +45,7 @@ class RebuildOptions:
         layout: Where the rebuilt bundle is left; None for a place that is removed again.
         use_cache: Whether packed layers of earlier builds may be used. They prove less: a cached layer is not made
             again.
+        run_steps: Whether commands, sources and interpreters that the bundle names may run on this machine.
     """
 
     layout: Path | None = None
@@ -51,6 +54,7 @@ class RebuildOptions:
     python_from: Path | None = None
     python_archive: Path | None = None
     jobs: int | None = None
+    run_steps: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,6 +97,7 @@ def rebuild_bundle(
 
     Raises:
         InvalidInputError: the bundle holds no recipe and lock, or they do not belong to it.
+        UsageError: it would run what the bundle names, and `RebuildOptions.run_steps` does not allow that.
         NotFoundError, UsageError, IntegrityError: from reading the bundle.
         BundleError: whatever the build raises.
     """
@@ -102,6 +107,7 @@ def rebuild_bundle(
     cache = options.cache or default_cache(environ)
     with build_directory(cache / "tmp") as scratch:
         recipe, lock = _read_inputs(source, recorded, scratch / "recipe")
+        _refuse_steps(recorded, recipe, lock, options)
         layout = options.layout or scratch / "layout"
         built = build_bundle(
             recipe,
@@ -186,6 +192,32 @@ def _read_inputs(source: Source, recorded: PublishedBundle, directory: Path) -> 
             hint="do not use this bundle; tell its publisher",
         )
     return recipe, lock
+
+
+def _refuse_steps(recorded: PublishedBundle, recipe: Recipe, lock: Lock, options: RebuildOptions) -> None:
+    """Raise `UsageError` when the rebuild would run what whoever made the bundle chose."""
+    target = str(recorded.config.target)
+    found = [
+        f"step `{step.name}` of its recipe" for step in recipe.prebuild if not step.targets or target in step.targets
+    ]
+    found += [f"the build of `{item.name}` from `{item.vcs.url}`" for item in lock.packages if item.vcs is not None]
+    named = options.python_from is not None or options.python_archive is not None
+    if not named and recorded.config.python_source != _HOST and not _is_known(lock):
+        found.append(f"the interpreter from `{lock.python.url}`, which is not known here")
+    if found and not options.run_steps:
+        raise UsageError(
+            f"Cannot rebuild `{recorded.place}`: this would run what the bundle names: {printable(', '.join(found))}",
+            hint="add `--run-steps` if you trust whoever made this bundle, or rebuild in a machine you can throw away",
+            runs=found,
+        )
+
+
+def _is_known(lock: Lock) -> bool:
+    try:
+        known = pin_for(lock.python.version, lock.python.build, lock.target.platform)
+    except InvalidInputError:
+        return False
+    return known.sha256 == lock.python.sha256
 
 
 def _python_from(

@@ -6,9 +6,11 @@ made from parts.
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field
+import threading
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from mr_bundler.cache import BuildCache, touch_entry
@@ -19,10 +21,14 @@ from mr_bundler.environment.tree import move_files, write_file
 from mr_bundler.interpreter import Interpreter
 from mr_bundler.interpreter.tree import write_tree
 from mr_bundler.lock.lock import Lock
+from mr_bundler.recipe.recipe import SITE_PACKAGES
 from mr_bundler.wheels.provide import provide_wheels
 from mr_bundler.wheels.uv import install_wheels
 from mr_core.errors import BundleError, IntegrityError
-from mr_core.events import Phase
+from mr_core.events import Event, Phase, PhaseFinished, PhaseProgress, PhaseStarted, Reporter
+
+_PHASE = "wheels"  # of `install_wheels`
+_WATCH_SECONDS = 0.5
 
 
 @dataclass(slots=True, kw_only=True)
@@ -149,15 +155,16 @@ class Assembly:
         return parts
 
     def _run_installer(self, place: Path, names: Collection[str], local: Mapping[str, Path]) -> None:
-        install_wheels(
-            self.lock,
-            prefix=place,
-            python=self.python,
-            only=names,
-            local={name: wheel for name, wheel in local.items() if name in names},
-            report=self.examination.report,
-            cancel=self.examination.cancel,
-        )
+        with _watched(place, len(names), self.examination.report) as report:
+            install_wheels(
+                self.lock,
+                prefix=place,
+                python=self.python,
+                only=names,
+                local={name: wheel for name, wheel in local.items() if name in names},
+                report=report,
+                cancel=self.examination.cancel,
+            )
 
     def _finished(self, place: Path) -> dict[str, Part]:
         parts = finish_wheels(place, self.examination)
@@ -170,3 +177,38 @@ class Assembly:
             return self.root
         self._trees += 1
         return self.scratch / f"tree-{self._trees}"
+
+
+@contextlib.contextmanager
+def _watched(place: Path, total: int, report: Reporter) -> Iterator[Reporter]:
+    """Yield a reporter that adds progress to the phase ``wheels``: uv tells none, but what it installed lies there."""
+    ended = threading.Event()
+
+    def watch() -> None:
+        seen = 0
+        while not ended.wait(_WATCH_SECONDS):
+            done = sum(1 for _ in (place / SITE_PACKAGES).glob("*.dist-info/INSTALLER"))  # of a wheel's files the last
+            if done > seen:
+                seen = done
+                report(PhaseProgress(phase=_PHASE, done=min(done, total), total=total))
+
+    def pass_on(event: Event) -> None:
+        match event:
+            case PhaseStarted(phase=phase) if phase == _PHASE:
+                report(replace(event, total=total))
+            case PhaseFinished(phase=phase) if phase == _PHASE:
+                stop()
+                report(event)
+            case _:
+                report(event)
+
+    def stop() -> None:
+        ended.set()
+        watcher.join()
+
+    watcher = threading.Thread(target=watch, name="mr-wheels", daemon=True)
+    watcher.start()
+    try:
+        yield pass_on
+    finally:
+        stop()

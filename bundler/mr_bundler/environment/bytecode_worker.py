@@ -20,6 +20,7 @@ from _imp import source_hash
 _MARSHAL = 2
 _HEADER = MAGIC_NUMBER + b"\x01\0\0\0"  # PEP 552: found by its hash, which nobody compares (`unchecked-hash`)
 _HASH_KEY = int.from_bytes(MAGIC_NUMBER, "little")
+_TOO_DEEP = "Parser stack overflowed"  # CPython's parser has a fixed depth (Parser/pegen.c, MAXSTACK)
 _DONE = 0
 _END = 40  # exit status of a fork that found no more jobs
 
@@ -55,7 +56,11 @@ def _compile(root: str, path: str, needles: list[bytes]) -> list[object]:
     try:
         code = compile(source, path, "exec", dont_inherit=True, optimize=0)
         content = _HEADER + source_hash(_HASH_KEY, source) + marshal.dumps(code)
-    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
+    except MemoryError as error:
+        if not str(error).startswith(_TOO_DEEP):
+            raise  # this machine is short of memory: that says nothing about the file
+        return [path, f"{type(error).__name__}: {error}"]
+    except (SyntaxError, ValueError, RecursionError) as error:  # recursion is limited by a constant of the interpreter
         return [path, f"{type(error).__name__}: {error}"]
     directory, _, name = path.rpartition("/")
     directory = f"{directory}/__pycache__"

@@ -11,6 +11,7 @@ import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import unquote_to_bytes
 
 from mr_core.errors import BuildError
 
@@ -82,6 +83,16 @@ def judge_leaks(
         for index in found[path]
         if needles[index].anywhere or path not in honest
     ]
+
+
+def find_leaks(files: Mapping[str, bytes], needles: Sequence[Needle]) -> list[Leak]:
+    """Return the leaks in documents that are written here; paths in their addresses may be percent-encoded."""
+    found = {
+        path: [index for index, needle in enumerate(needles) if any(needle.text in text for text in (content, plain))]
+        for path, content in files.items()
+        for plain in (unquote_to_bytes(content),)
+    }
+    return judge_leaks(found, needles)
 
 
 def refuse_leaks(leaks: Sequence[Leak]) -> None:

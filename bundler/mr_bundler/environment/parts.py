@@ -16,6 +16,7 @@ from mr_bundler.audit.facts import FileFacts
 from mr_bundler.environment.leaks import Leak, Needle
 from mr_bundler.papers.metadata import DistributionMetadata
 from mr_core.decode import dump_json
+from mr_core.digest import Digest
 from mr_core.file_manifest import Entry, FileEntry, LinkEntry
 
 INTERPRETER = "(interpreter)"
@@ -112,11 +113,18 @@ def sorted_entries(entries: Sequence[Entry]) -> tuple[Entry, ...]:
     return tuple(sorted(entries, key=lambda entry: entry.path.encode()))
 
 
+def file_entry(path: str, content: bytes, *, executable: bool = False) -> FileEntry:
+    """Return the entry of a file with this content."""
+    mode = 0o755 if executable else 0o644
+    return FileEntry(path=path, mode=mode, size=len(content), sha256=Digest.of(content).hex)
+
+
 def part_key(identity: Sequence[str], *, tool: str, needles: Sequence[Needle]) -> str:
     """Return the key of a part in the cache.
 
     Args:
-        identity: What it is made from: a wheel's file name and sha256, or the identity of an interpreter.
+        identity: What it is made from: a wheel's file name and sha256, and what installs it; or the identity of an
+            interpreter.
         tool: Identity of this tool's code.
         needles: What its files were searched for. Those that are new in every build say nothing and do not belong here.
     """

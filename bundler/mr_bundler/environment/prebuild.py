@@ -2,33 +2,33 @@
 
 A step runs with the bundle's own Python, on a machine of the target's platform, with nothing of this process's
 environment but a plain ``PATH``. What it reads from the network, the clock or this machine is not prevented: whoever
-writes such a step must see to it that it gives the same bytes every time.
+writes such a step must see to it that it gives the same bytes every time. A step runs in every build that does
+anything, but not in one that finds its bundle up to date: the key of a build knows what the step is, not what it would
+write now. `build_bundle` then says so, and ``--no-cache`` runs it.
+
+What a step leaves running outside of its process group may write into the tree after it was examined. Nothing of that
+is published: packing compares every file with what was examined (`mr_bundler.image.tar_writer`).
 """
 
 from __future__ import annotations
 
-import contextlib
 import os
-import signal
-import subprocess
 import tempfile
-import threading
-from collections import deque
 from collections.abc import Sequence
 from pathlib import Path
 
 from mr_bundler.environment.examine_parts import Examination, is_note
 from mr_bundler.environment.parts import Part
 from mr_bundler.environment.tree import list_tree, remove_files
+from mr_bundler.process import run_program
 from mr_bundler.recipe.recipe import SlimRules
 from mr_bundler.recipe.steps import PrebuildStep
-from mr_core.errors import BuildError, HostError, UnsupportedError
-from mr_core.events import Level, Notice, Output, Phase, Reporter
+from mr_core.errors import BuildError, UnsupportedError
+from mr_core.events import Level, Notice, Phase
 from mr_core.platform import Platform, Target
 
 _TAIL_LINES = 30
 _SHOWN = 5
-_POLL_SECONDS = 0.1
 Stamp = tuple[int, int, int, int, int]
 
 
@@ -107,50 +107,24 @@ def _environment(python: Path, home: Path, epoch: str) -> dict[str, str]:
 def _run(
     step: PrebuildStep, command: Sequence[str], environment: dict[str, str], home: Path, examination: Examination
 ) -> None:
-    tail: deque[str] = deque(maxlen=_TAIL_LINES)
-    try:
-        process = subprocess.Popen(
-            command,
-            env=environment,
-            cwd=home,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            errors="replace",
-            process_group=0,
-        )
-    except OSError as error:
-        raise HostError(
-            f"Cannot run `{step.command[0]}`, which step `{step.name}` of the recipe names: {error.strerror}",
-            hint="install it, or name the bundle's own Python with `{python}`",
-        ) from error
-    with process:
-        reader = threading.Thread(target=_read, args=(process, step, tail, examination.report), daemon=True)
-        reader.start()
-        try:
-            while process.poll() is None:
-                examination.cancel.sleep(_POLL_SECONDS)
-        finally:
-            # also what it left running: it would write into the tree while that is read
-            with contextlib.suppress(ProcessLookupError, PermissionError):
-                os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
-            reader.join()
-    if process.returncode:
-        last = tail[-1] if tail else "it wrote nothing"
+    ran = run_program(
+        command,
+        what=f"`{step.command[0]}`, which step `{step.name}` of the recipe names",
+        source=f"prebuild {step.name}",
+        environ=environment,
+        cwd=home,
+        kept=_TAIL_LINES,
+        hint="install it, or name the bundle's own Python with `{python}`",
+        report=examination.report,
+        cancel=examination.cancel,
+    )
+    if ran.status:
+        last = ran.log[-1] if ran.log else "it wrote nothing"
         raise BuildError(
-            f"Cannot build: step `{step.name}` of the recipe ended with status {process.returncode}: {last}",
+            f"Cannot build: step `{step.name}` of the recipe ended with status {ran.status}: {last}",
             hint="run it by hand with the command in the recipe",
-            log="\n".join(tail),
+            log="\n".join(ran.log),
         )
-
-
-def _read(process: subprocess.Popen[str], step: PrebuildStep, tail: deque[str], report: Reporter) -> None:
-    if process.stdout is not None:
-        for line in process.stdout:
-            tail.append(line.rstrip("\n"))
-            report(Output(source=f"prebuild {step.name}", line=tail[-1]))
 
 
 def _stamps(root: Path) -> dict[str, Stamp]:

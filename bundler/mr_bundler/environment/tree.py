@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import os
+import stat
 import tempfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 from mr_core.durable import host_errors, make_directories, remove_tree
-from mr_core.errors import BuildError, BundleError, HostError
+from mr_core.errors import BuildError, BundleError, HostError, printable
 from mr_core.flock import FileLock, try_lock
 
 _PREFIX = "mr-build-"
@@ -86,7 +87,8 @@ def list_tree(root: Path) -> dict[str, Found]:
     """Return all files and links below ``root`` by their path relative to it, sorted by its bytes.
 
     Raises:
-        BuildError: when a name is not UTF-8: no document of a bundle could hold it.
+        BuildError: when a name is not UTF-8: no document of a bundle could hold it. When something is neither a file,
+            a directory nor a link.
         HostError: when something cannot be read.
     """
     found: dict[str, Found] = {}
@@ -111,6 +113,12 @@ def _list(directory: str, prefix: str, found: dict[str, Found]) -> None:
                 _list(entry.path, f"{path}/", found)
             else:
                 status = entry.stat(follow_symlinks=False)
+                if not stat.S_ISREG(status.st_mode):  # reading a FIFO would wait for ever
+                    raise BuildError(
+                        f"Cannot use the environment: `{printable(path)}` is neither a file, a directory nor a link",
+                        hint="find out what made it there, such as a prebuild step",
+                        path=printable(path),
+                    )
                 found[path] = Found(status.st_size, bool(status.st_mode & 0o100))
 
 

@@ -81,14 +81,30 @@ def _read(place: Path, relative: str) -> InstalledDistribution:
 
 def parse_record(text: str, place: str) -> dict[str, str]:
     """Return digests by path relative to the root of the tree; raise `BuildError` for a path that leaves it."""
+    files = read_rows(text, SITE_PACKAGES)
+    for path in files:
+        if path.startswith(("/", "../")) or path == "..":
+            raise BuildError(f"Cannot use `{place}`: its RECORD names `{path}`, outside the environment")
+    return files
+
+
+def read_rows(text: str, directory: str) -> dict[str, str]:
+    """Return digests by path for the rows of a RECORD.
+
+    Format: Python packaging specifications, "Recording installed projects".
+
+    Args:
+        text: All of it.
+        directory: Where its ``.dist-info`` directory lies, relative to the root of the tree. So are the paths
+            returned; those that leave the tree begin with ``..`` or ``/``.
+
+    Raises:
+        csv.Error: when it is no table.
+    """
     files: dict[str, str] = {}
     for row in csv.reader(io.StringIO(text, newline="")):
-        if not row:
-            continue
-        path = posixpath.normpath(posixpath.join(SITE_PACKAGES, row[0]))
-        if path.startswith(("/", "../")) or path == "..":
-            raise BuildError(f"Cannot use `{place}`: its RECORD names `{row[0]}`, outside the environment")
-        files[path] = row[1] if len(row) > 1 else ""
+        if row and row[0]:
+            files[posixpath.normpath(posixpath.join(directory, row[0]))] = row[1] if len(row) > 1 else ""
     return files
 
 

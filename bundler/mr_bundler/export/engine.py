@@ -7,8 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from mr_bundler.export.docker_archive import DockerArchive, plan_archive
@@ -27,12 +26,11 @@ from mr_core.errors import (
 from mr_core.events import Cancel, Outcome, Phase, Reporter, SafeReporter, Unit, discard
 from mr_core.manifest import Index, parse_document
 from mr_core.platform import Target
-from mr_core.reference import Reference
+from mr_core.reference import Reference, tag_text
 from mr_core.store import Source
 
 DEFAULT_HOST = "unix:///var/run/docker.sock"
 _TIMEOUT_SECONDS = 600  # between two signs of life: an engine may write a large layer without a word
-_NOT_IN_TAGS = re.compile(r"[^A-Za-z0-9_.-]")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,10 +81,15 @@ def load_bundle(
     cancel = cancel or Cancel()
     if tag and Reference.parse(tag).digest is not None:
         raise InvalidInputError(f"Cannot tag an image `{tag[:200]}`: a digest is no tag", hint="leave the digest away")
-    with contextlib.closing(_Engine(host)) as engine:
+    with contextlib.ExitStack() as stack:
         with Phase(report, "inspect", source.describe()):
-            chosen = target or _fitting(source, name, engine.platform)
-            bundle = read_published(source, name, place=source.describe(), target=chosen)
+            place = source.describe()
+            # The source comes first: no engine is needed to say that the bundle is not there.
+            offered = () if target else _targets(source, name)
+            bundle = None if offered else read_published(source, name, place=place, target=target)
+            engine = stack.enter_context(contextlib.closing(_Engine(host)))
+            if bundle is None:
+                bundle = read_published(source, name, place=place, target=_fitting(offered, engine.platform, place))
             _check_system(bundle.config.target, engine)
             tag = _full_tag(tag, bundle.config)
             image = engine.find(str(bundle.manifest.config.digest), bundle)
@@ -114,18 +117,21 @@ def load_bundle(
         )
 
 
-def _fitting(source: Source, name: str, platform: str) -> Target | None:
-    """Return the only target for an engine's platform; `None` for a lone manifest, which leaves no choice."""
+def _targets(source: Source, name: str) -> Sequence[str]:
+    """Return the targets of an index, sorted; none for a lone manifest, which leaves no choice."""
     top = source.resolve(name)
     document = parse_document(source.read_document(top), top.media_type)
-    if not isinstance(document, Index):
-        return None
-    named = sorted(text for entry in document.manifests if (text := entry.annotations.get(ANNOTATION_TARGET, "")))
-    fitting = [text for text in named if text.partition("+")[0] == platform]
+    entries = document.manifests if isinstance(document, Index) else ()
+    return sorted(text for entry in entries if (text := entry.annotations.get(ANNOTATION_TARGET, "")))
+
+
+def _fitting(offered: Sequence[str], platform: str, place: str) -> Target:
+    """Return the only target for an engine's platform."""
+    fitting = [text for text in offered if text.partition("+")[0] == platform]
     if len(fitting) == 1:
         return Target.parse(fitting[0])
-    listed = ", ".join(f"`{text}`" for text in named) or "no target"
-    what = f"Cannot choose a bundle in `{source.describe()}` for an engine on {platform}"
+    listed = ", ".join(f"`{text}`" for text in offered)
+    what = f"Cannot choose a bundle in `{place}` for an engine on {platform}"
     if fitting:
         raise UsageError(f"{what}: it has {listed}", hint="add `--target` with one of these")
     raise UnsupportedError(f"{what}: it has {listed}", hint="add `--target` to load one of them all the same")
@@ -145,7 +151,7 @@ def _full_tag(tag: str, config: BundleConfig) -> str:
     """Return ``NAME:TAG``; characters of a version that no tag may have become ``-``."""
     head, slash, last = tag.rpartition("/")  # a colon before the last slash belongs to a port
     name, colon, given = last.partition(":")
-    return f"{head}{slash}{name or config.backend}:{given if colon else _NOT_IN_TAGS.sub('-', config.version)}"
+    return f"{head}{slash}{name or config.backend}:{given if colon else tag_text(config.version)}"
 
 
 def _label(bundle: PublishedBundle) -> str:

@@ -25,7 +25,7 @@ from mr_bundler.export.reroot import RerootedLayer, check_tree, reroot_layer
 from mr_bundler.parallel import Check, run_tasks
 from mr_bundler.published import PublishedBundle, read_published
 from mr_core.blob_file import FileStream
-from mr_core.bundle_config import ANNOTATION_TARGET, IMAGE_ROOT, PREFIX, BundleConfig
+from mr_core.bundle_config import ANNOTATION_MADE_FROM, ANNOTATION_TARGET, IMAGE_ROOT, BundleConfig
 from mr_core.decode import dump_json
 from mr_core.digest import Digest
 from mr_core.durable import host_errors, make_directories, remove_tree
@@ -44,19 +44,32 @@ from mr_core.manifest import (
 )
 from mr_core.memory import BytesStream, MemoryStore
 from mr_core.platform import Platform
+from mr_core.reference import tag_text
 from mr_core.store import BlobFile, BlobStream, Source, Store
 from mr_core.transfer import transfer
 
-ANNOTATION_MADE_FROM = PREFIX + "made-from"
-"""On a rewritten manifest: the format of the rewriting, and the digest of the bundle's manifest."""
 _FORMAT = 1
-_NOT_IN_TAGS = re.compile(r"[^A-Za-z0-9_.-]")
 _ROOT = re.compile(rf"(?<![^=:]){re.escape('/' + IMAGE_ROOT)}(?=[/:]|$)")
 
 
 def model_runner_tag(config: BundleConfig) -> str:
     """Return the tag ``<backend>-<version>``; characters of a version that no tag may have become ``-``."""
-    return _NOT_IN_TAGS.sub("-", f"{config.backend}-{config.version}")
+    return tag_text(f"{config.backend}-{config.version}")
+
+
+def check_model_runner(
+    source: Source,
+    name: str,
+    store: Store,
+    tag: str = "",
+    *,
+    targets: Sequence[str] | None = None,
+    overwrite: bool = False,
+) -> None:
+    """Refuse what `write_model_runner` would refuse before it reads a layer, with the same arguments and errors."""
+    bundles = _bundles(source, name, targets)
+    if not overwrite:
+        _present(store, tag or model_runner_tag(bundles[0].config), bundles)
 
 
 def write_model_runner(

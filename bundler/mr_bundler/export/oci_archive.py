@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import contextlib
 import os
+import secrets
 import stat
-import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -91,7 +91,7 @@ def export_archive(
     """
     report = SafeReporter(report)
     cancel = cancel or Cancel()
-    place = path.resolve() if isinstance(path, Path) else path  # through a link, to the file that will be replaced
+    place = _behind_links(path) if isinstance(path, Path) else path
     _check_place(place, overwrite=overwrite)
     with Phase(report, "inspect", source.describe()):
         plan, label = _Plan("archive"), archive_name(source, name)
@@ -213,6 +213,11 @@ def _blob_pieces(source: Source, blob: Descriptor, report: Reporter, cancel: Can
     report(BlobFinished(digest=str(blob.digest), total=blob.size))
 
 
+def _behind_links(path: Path) -> Path:
+    """Return the file that will be replaced; a circle of links is returned as it is, and refused for what it is."""
+    return Path(os.path.realpath(path))  # `Path.resolve` raises RuntimeError for a circle before Python 3.13
+
+
 def _check_place(place: Path | BinaryIO, *, overwrite: bool) -> None:
     """Refuse to replace what is there, and always what is no regular file."""
     if not isinstance(place, Path):
@@ -261,16 +266,15 @@ def _output(destination: Path | BinaryIO) -> Iterator[_Output]:
         stream.flush()
         return
     make_directories(destination.parent)
-    with host_errors("write", destination):
-        number, name = tempfile.mkstemp(dir=destination.parent, prefix=f".{destination.name[:80]}.", suffix=".partial")
-    temporary = Path(name)
+    temporary = destination.with_name(f".{destination.name[:50]}.{secrets.token_hex(4)}.partial")
+    with host_errors("write", destination):  # not by `tempfile`, whose files are private whatever the umask says
+        number = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
     try:
         with os.fdopen(number, "wb") as file:
             output = _Output(file, f"`{destination}`")
             yield output
             output.flush()
             with host_errors("write", destination):
-                os.fchmod(file.fileno(), 0o644)
                 os.fsync(file.fileno())
         with host_errors("write", destination):
             temporary.replace(destination)

@@ -17,7 +17,7 @@ from mr_bundler.cache import BuildCache, CachedLayer
 from mr_bundler.environment.bytecode import Compiled, bytecode_identity, compile_sources, is_source, source_of
 from mr_bundler.environment.compose import Composition
 from mr_bundler.environment.leaks import Needle, judge_leaks, refuse_leaks
-from mr_bundler.environment.parts import OWN
+from mr_bundler.environment.parts import OWN, file_entry
 from mr_bundler.environment.tree import remove_files, write_file
 from mr_bundler.image.image import PackedLayer
 from mr_bundler.image.layers import LayerPlan, plan_layers
@@ -36,9 +36,16 @@ _MANY_BYTES = 256 << 20  # a layer this large keeps several threads of the compr
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Compiler:
-    """A CPython 3.12 that runs on this machine; ``identity`` changes when its bytecode might."""
+    """A CPython 3.12 that runs on this machine.
+
+    Attributes:
+        python: Its executable.
+        version: Its exact version.
+        identity: Changes when its bytecode might.
+    """
 
     python: Path
+    version: str
     identity: str
 
 
@@ -166,12 +173,8 @@ def _write_own(root: Path, composition: Composition, own_files: Mapping[str, tup
         if path in taken:
             raise BuildError(f"Cannot write `{path}`: a wheel brings a file of this name")
         write_file(root, path, content, executable=executable)
-        entries.append(_entry(path, content, 0o755 if executable else 0o644))
+        entries.append(file_entry(path, content, executable=executable))
     return LayerPlan(name="bundle", owners=(OWN,), parts=(tuple(entries),))
-
-
-def _entry(path: str, content: bytes, mode: int = 0o644) -> FileEntry:
-    return FileEntry(path=path, mode=mode, size=len(content), sha256=Digest.of(content).hex)
 
 
 def _compile(
@@ -233,7 +236,7 @@ def _write_manifest(
     files = {FILES_PATH: manifest, BUNDLE_PATH: config.dump()}
     for path, content in files.items():
         write_file(root, path, content)
-    entries = (*own.plan.parts[0], *(_entry(path, content) for path, content in files.items()))
+    entries = (*own.plan.parts[0], *(file_entry(path, content) for path, content in files.items()))
     plan = LayerPlan(name=own.plan.name, owners=own.plan.owners, parts=(entries,))
     return config, _Layer(plan, "", bytecode=own.bytecode)
 

@@ -26,6 +26,7 @@ from mr_core.bundle_config import (
 from mr_core.bundle_index import bundle_entry, bundle_index
 from mr_core.decode import dump_json
 from mr_core.digest import Digest
+from mr_core.durable import host_errors
 from mr_core.errors import BundleError, InvalidInputError, NotFoundError
 from mr_core.events import Cancel, Reporter
 from mr_core.layout import LayoutStore
@@ -137,9 +138,10 @@ def store_image(
     report: Reporter,
     cancel: Cancel,
 ) -> None:
-    """Write the blobs of a bundle and its manifest, which nothing names yet."""
+    """Write the blobs of a bundle and its manifest, which nothing names yet; damaged ones are written anew."""
 
     def put(layer: PackedLayer) -> None:
+        remove_damaged(store, _descriptor(layer))
         with FileStream(layer.blob) as stream:
             store.put_blob(_descriptor(layer), stream, report=report, cancel=cancel)
 
@@ -147,9 +149,27 @@ def store_image(
         return lambda _: put(layer)
 
     run_tasks([task(layer) for layer in layers], jobs=jobs, cancel=cancel)
+    remove_damaged(store, image.manifest.config)
     with BytesStream(image.config) as stream:
         store.put_blob(image.manifest.config, stream)
     store.put_document(image.manifest.raw, MEDIA_MANIFEST)
+
+
+def is_intact(store: LayoutStore, blob: Descriptor) -> bool:
+    """Whether the blob lies in the layout with the bytes it should have: it is read whole."""
+    try:
+        with store.open_blob(blob) as stream:
+            return Digest.of_file(stream) == blob.digest
+    except BundleError:
+        return False
+
+
+def remove_damaged(store: LayoutStore, blob: Descriptor) -> None:
+    """Remove a blob that has its size but not its bytes: a layout takes such a one for present."""
+    if store.has_blob(blob) and not is_intact(store, blob):
+        damaged = store.blob_file(blob).path
+        with host_errors("remove", damaged):
+            damaged.unlink(missing_ok=True)
 
 
 def name_image(store: LayoutStore, image: Image, config: BundleConfig) -> Descriptor:

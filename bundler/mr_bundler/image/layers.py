@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from mr_bundler.environment.parts import INTERPRETER
+from mr_core.errors import BuildError
 from mr_core.file_manifest import Entry, FileEntry
 
 LARGE_BYTES = 8 << 20
@@ -44,7 +45,11 @@ class LayerPlan:
 
 
 def plan_layers(owned: Mapping[str, Sequence[Entry]]) -> tuple[LayerPlan, ...]:
-    """Return the layers for the files of every owner, in the order of the image; empty ones are left out."""
+    """Return the layers for the files of every owner, in the order of the image; empty ones are left out.
+
+    Raises:
+        BuildError: when prebuild steps alone need more layers than a bundle may have.
+    """
     sizes = {
         owner: sum(entry.size for entry in entries if isinstance(entry, FileEntry))
         for owner, entries in owned.items()
@@ -52,7 +57,7 @@ def plan_layers(owned: Mapping[str, Sequence[Entry]]) -> tuple[LayerPlan, ...]:
     }
     large = sorted((name for name in sizes if sizes[name] >= LARGE_BYTES), key=lambda name: (-sizes[name], name))
     steps = [owner for owner in sorted(owned) if owner.startswith("(prebuild ")]
-    alone = set(large[: MOST_LAYERS - GROUPS - len(steps) - 2])
+    alone = set(large[: max(0, MOST_LAYERS - GROUPS - len(steps) - 2)])
     groups: dict[int, list[str]] = {}
     for name in sizes.keys() - alone:
         groups.setdefault(group_of(name), []).append(name)
@@ -60,7 +65,14 @@ def plan_layers(owned: Mapping[str, Sequence[Entry]]) -> tuple[LayerPlan, ...]:
     plans += [_plan(owner.strip("()"), [owner], owned) for owner in steps]
     plans += [_plan(name, [name], owned) for name in sorted(alone)]
     plans += [_plan(f"group {number}", sorted(groups[number]), owned) for number in sorted(groups)]
-    return tuple(plan for plan in plans if plan.entries)
+    plans = [plan for plan in plans if plan.entries]
+    if len(plans) >= MOST_LAYERS:  # the bundle's own is still to come
+        raise BuildError(
+            f"Cannot pack the environment: with {len(steps)} prebuild steps it needs {len(plans) + 1} layers, and"
+            f" {MOST_LAYERS} is the most that every program reads",
+            hint="let fewer steps write more",
+        )
+    return tuple(plans)
 
 
 def group_of(name: str) -> int:

@@ -6,6 +6,7 @@ link target does not fit; everything that could differ between machines is const
 
 from __future__ import annotations
 
+import hashlib
 import os
 import struct
 from collections.abc import Iterator, Sequence
@@ -48,7 +49,7 @@ def tar_pieces(root: Path, entries: Sequence[Entry]) -> Iterator[bytes]:
     Members are sorted by the bytes of their paths; every directory they need comes first, `IMAGE_ROOT` first of all.
 
     Raises:
-        BuildError: when a file has changed its size, or one is larger than 8 GiB.
+        BuildError: when a file is not what its entry says, or one is larger than 8 GiB.
         HostError: when a file cannot be read.
     """
     members: list[tuple[bytes, Entry | None]] = [(path.encode(), None) for path in _directories(entries)]
@@ -76,14 +77,15 @@ def _directories(entries: Sequence[Entry]) -> set[str]:
 
 def _content(root: Path, entry: FileEntry) -> Iterator[bytes]:
     place = os.path.join(root, entry.path)  # noqa: PTH118 - a hot loop
-    left = entry.size
+    left, digest = entry.size, hashlib.sha256()
     with host_errors("read", place), open(place, "rb", buffering=0) as file:  # noqa: PTH123 - a hot loop
         while content := file.read(min(_PIECE, left + 1)):
             left -= len(content)
             if left < 0:
                 break
+            digest.update(content)
             yield content
-    if left:
+    if left or digest.hexdigest() != entry.sha256:
         raise BuildError(f"Cannot pack `{entry.path}`: it changed while the bundle was built")
     yield bytes(-entry.size % BLOCK)
 

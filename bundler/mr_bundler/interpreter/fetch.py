@@ -40,7 +40,7 @@ def fetch_archive(
     """
     place = cache / "archives" / pin.sha256
     emit = SafeReporter(report)
-    if place.is_file():
+    if _holds(place, pin):
         touch_entry(place)
         emit(
             BlobFinished(
@@ -72,6 +72,15 @@ def fetch_archive(
         sha256=pin.sha256,
         url=pin.url,
     )
+
+
+def _holds(place: Path, pin: PythonPin) -> bool:
+    """Whether the archive is in the cache; a damaged one is as good as none, and replaced by what is fetched."""
+    try:
+        with place.open("rb") as file:
+            return Digest.of_file(file).hex == pin.sha256
+    except OSError:
+        return False
 
 
 def _addresses(pin: PythonPin, mirror: str) -> list[str]:

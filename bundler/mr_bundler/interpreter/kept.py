@@ -20,10 +20,11 @@ from mr_core.events import Cancel
 _NAME_DIGITS = 32
 
 
-def keep_tree(tree: Tree, digest: str, cache: Path, *, cancel: Cancel | None = None) -> Path:
-    """Return a directory below ``cache`` that holds exactly ``tree``; it is for running, not for packing.
+def keep_tree(tree: Tree, digest: str, cache: Path, *, cancel: Cancel | None = None) -> tuple[Path, bool]:
+    """Return a directory below ``cache`` that holds exactly ``tree``, and whether it was made now.
 
-    Every file is compared each time; a directory that was changed is replaced by a new one.
+    It is for running, not for packing. Every file is compared each time; a directory that was changed is replaced by a
+    new one.
 
     Args:
         tree: A finished interpreter.
@@ -39,7 +40,7 @@ def keep_tree(tree: Tree, digest: str, cache: Path, *, cancel: Cancel | None = N
     place = parent / digest.partition(":")[2][:_NAME_DIGITS]
     if _holds(place, tree):
         touch_entry(place)
-        return place
+        return place, False
     make_directories(parent)
     with host_errors("write the interpreter to", parent):
         fresh = Path(tempfile.mkdtemp(dir=parent, prefix=".ingest-"))
@@ -48,15 +49,17 @@ def keep_tree(tree: Tree, digest: str, cache: Path, *, cancel: Cancel | None = N
         with host_errors("write the interpreter to", place):
             try:
                 fresh.replace(place)
+                made = True
             except OSError:  # something is there: what another build has just made, or what is not as it should be
-                if not _holds(place, tree):
+                made = not _holds(place, tree)
+                if made:
                     place.rename(fresh.with_name(f"{fresh.name}-old"))
                     fresh.replace(place)
     finally:
         for leftover in (fresh, fresh.with_name(f"{fresh.name}-old")):
             with contextlib.suppress(BundleError):
                 remove_tree(leftover)
-    return place
+    return place, made
 
 
 def _holds(place: Path, tree: Tree) -> bool:

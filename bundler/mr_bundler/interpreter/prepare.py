@@ -67,11 +67,12 @@ class _Work:
     report: Reporter
     cancel: Cancel | None
 
-    def write(self, tree: Tree, digest: str) -> Path:
+    def write(self, tree: Tree, digest: str) -> tuple[Path, bool]:
+        """Return where the tree lies now, and whether that was made by this call."""
         if self.destination is None:
             return keep_tree(tree, digest, self.cache.absolute(), cancel=self.cancel)
         write_tree(tree, self.destination, cancel=self.cancel)
-        return self.destination
+        return self.destination, True
 
 
 def prepare_interpreter(
@@ -150,7 +151,7 @@ def _from_archive(
         tree, glibc = unpack_archive(place, pin, report=work.report, cancel=work.cancel)
         source = f"python-build-standalone {pin.build}"
         entry = save_entry(work.cache, key, tree, version=pin.version, source=source, glibc=glibc)
-    return entry, hit, work.write(entry.tree, entry.digest)
+    return entry, hit, work.write(entry.tree, entry.digest)[0]
 
 
 def _from_host(host: HostPython, work: _Work) -> tuple[CachedTree, bool, Path]:
@@ -160,19 +161,20 @@ def _from_host(host: HostPython, work: _Work) -> tuple[CachedTree, bool, Path]:
         key = _key("host", str(host.prefix), host.version, sorted(stamps))
         entry = load_entry(work.cache, key)
         if entry is not None:
-            return entry, True, work.write(entry.tree, entry.digest)
+            return entry, True, work.write(entry.tree, entry.digest)[0]
         relocated = relocate_host(host, patchelf=patchelf, report=work.report, cancel=work.cancel)
         inputs = tuple(stamp(place) for place in relocated.grafted)
     except OSError as error:
         raise HostError(f"Cannot read `{error.filename}`: {error.strerror}") from error
-    prefix = work.write(relocated.tree, digest_of(pack_tree(relocated.tree)))
+    prefix, made = work.write(relocated.tree, digest_of(pack_tree(relocated.tree)))
     try:
         _require_running(prefix, host.version)
         entry = save_entry(
             work.cache, key, relocated.tree, version=host.version, source="host", glibc=relocated.glibc, inputs=inputs
         )
     except BaseException:
-        shutil.rmtree(prefix, ignore_errors=True)
+        if made:  # else another build may be running from it
+            shutil.rmtree(prefix, ignore_errors=True)
         raise
     return entry, False, prefix
 

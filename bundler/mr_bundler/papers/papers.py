@@ -43,6 +43,7 @@ def write_papers(
     recipe: Recipe,
     lock: Lock,
     interpreter: Interpreter,
+    compiler: str,
     created: str,
     builder: str,
 ) -> tuple[Paper, ...]:
@@ -56,6 +57,7 @@ def write_papers(
         recipe: What was built; licences it states come before those the distributions state.
         lock: Of the target.
         interpreter: What the bundle really holds.
+        compiler: Exact version of the CPython that compiled the bytecode.
         created: When the image counts as created, ``YYYY-MM-DDTHH:MM:SSZ``.
         builder: Name and version of this tool, as in the bundle config.
 
@@ -77,6 +79,7 @@ def write_papers(
         recipe=recipe.raw,
         lock=lock,
         interpreter=interpreter,
+        compiler=compiler,
         created=created,
         builder=builder,
     )

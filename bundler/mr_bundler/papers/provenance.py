@@ -6,8 +6,10 @@ builds apart. A builder that must vouch for its machine signs this document and 
 
 ``buildType`` is a name of this project: ``externalParameters`` are ``backend``, ``target``, ``recipe`` and ``lock``
 (``sha256`` of the files that lie in the bundle as ``.mr/recipe.toml`` and ``.mr/lock.toml``), and ``created`` (what
-``SOURCE_DATE_EPOCH`` or the recipe's ``exclude-newer`` made it). With these two files and the same interpreter,
-`mr-bundle rebuild` gives the same bytes.
+``SOURCE_DATE_EPOCH`` or the recipe's ``exclude-newer`` made it). ``internalParameters`` has ``compiler``, the CPython
+that compiled the bytecode: the bundle's own interpreter, or one of the building machine where that cannot run there.
+With these two files, the same interpreter and the same compiler, `mr-bundle rebuild` gives the same bytes, unless the
+recipe has steps of its own: what these read beside the bundle is not known.
 """
 
 from __future__ import annotations
@@ -35,6 +37,7 @@ def write_provenance(
     recipe: bytes,
     lock: Lock,
     interpreter: Interpreter,
+    compiler: str,
     created: str,
     builder: str,
 ) -> bytes:
@@ -46,6 +49,7 @@ def write_provenance(
         recipe: The bytes of ``recipe.toml``.
         lock: Of the target.
         interpreter: What the bundle really holds, which need not be what the lock pins.
+        compiler: Exact version of the CPython that compiled the bytecode.
         created: When the image counts as created.
         builder: Name and version of this tool.
     """
@@ -67,6 +71,7 @@ def write_provenance(
             "lock": {"sha256": lock_digest},
             "created": created,
         },
+        "internalParameters": {"compiler": f"cpython {compiler}"},
         "resolvedDependencies": dependencies,
     }
     files = {"name": ".mr/files.jsonl", "digest": {config.contents.digest.algorithm: config.contents.digest.hex}}

@@ -5,17 +5,17 @@ from __future__ import annotations
 import os
 import re
 import shutil
-import subprocess
-import threading
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 from packaging.utils import canonicalize_name
 
+from mr_bundler.process import run_program
 from mr_bundler.wheels.uv_build import build_wheel
-from mr_core.errors import BuildError, HostError, NotFoundError, UnavailableError, redact
-from mr_core.events import Cancel, Output, Phase, Reporter, discard
+from mr_core.durable import host_errors
+from mr_core.errors import BuildError, HostError, NotFoundError, UnavailableError
+from mr_core.events import Cancel, Phase, Reporter, discard
 
 _SECONDS = 1800
 _SAFE = {
@@ -23,7 +23,9 @@ _SAFE = {
     "core.autocrlf": "false",
     "core.eol": "lf",
     "core.fsmonitor": "false",
+    "core.symlinks": "true",
     "core.attributesFile": os.devnull,
+    "log.showSignature": "false",
     "protocol.allow": "never",
     "protocol.https.allow": "always",
     "protocol.file.allow": "always",
@@ -33,7 +35,12 @@ _SAFE = {
     "init.defaultBranch": "commit",
     "advice.detachedHead": "false",
 }
-"""Set for every run: nothing of the user's configuration may run a program here or change the files of a commit."""
+"""Set for every run: no hook, monitor or signature check of the user's configuration runs, and the files of a commit
+are the same everywhere. The user's filters are shut out by `_NO_FILTERS`. How a server is reached stays the user's
+choice, as it is for every git command: proxies, certificates, `url.*.insteadOf`, and credential helpers, which run."""
+_NO_FILTERS = "* -filter\n"
+"""The attributes of the repository itself go before those of the commit: no `filter.*` of the user's configuration,
+Git LFS among them, changes a file, whatever `.gitattributes` asks for."""
 _QUIET = {
     "GIT_TERMINAL_PROMPT": "0",
     "GIT_ASKPASS": "true",
@@ -79,7 +86,7 @@ def build_commit(
     """Fetch one commit into ``directory``, which is empty, build it there, and return the wheel.
 
     Tools of the build are resolved as of ``exclude_newer``, and all times are the commit's. No hook and no submodule is
-    used, and nobody is asked for a password.
+    used, no filter runs, and nobody is asked for a password.
 
     Raises:
         UnavailableError: the repository does not answer.
@@ -93,6 +100,9 @@ def build_commit(
         source.mkdir()
         out.mkdir()
         git.run("init", "--quiet", "--template=", ".")
+        with host_errors("write", source):
+            (source / ".git" / "info").mkdir(exist_ok=True)
+            (source / ".git" / "info" / "attributes").write_text(_NO_FILTERS)
         git.run("fetch", "--quiet", "--depth=1", "--no-tags", "--", commit.url, commit.commit)
         git.run("checkout", "--quiet", "--force", "--detach", commit.commit)
         moment = git.run("show", "--no-patch", "--format=%ct", commit.commit).strip()
@@ -146,26 +156,21 @@ class _Git:
 
     def run(self, *arguments: str) -> str:
         """Run one git command to its end and return what it wrote to stdout."""
-        try:
-            process = subprocess.Popen(
-                [*self._command, *arguments],
-                cwd=self._directory,
-                env=self._environ,
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
-                text=True,
-                errors="replace",
-                umask=0o022,
-            )
-        except OSError as error:
-            raise HostError(f"Cannot run git: {error.strerror}") from error
-        output, errors = _wait(process, self._cancel)
-        for line in errors.splitlines():
-            self._report(Output(source="git", line=redact(line)))
-        if process.returncode:
-            raise self._failed(arguments[0], errors)
-        return output
+        ended = run_program(
+            [*self._command, *arguments],
+            what="git",
+            source="git",
+            environ=self._environ,
+            cwd=self._directory,
+            umask=0o022,
+            seconds=_SECONDS,
+            apart=True,
+            report=self._report,
+            cancel=self._cancel,
+        )
+        if ended.status:
+            raise self._failed(arguments[0], "\n".join(ended.log))
+        return ended.output
 
     def _failed(self, verb: str, errors: str) -> Exception:
         reason = " ".join(errors.split())[-600:] or "git failed without a word"
@@ -182,22 +187,3 @@ class _Git:
 def _settings(values: dict[str, str]) -> Iterable[str]:
     for key, value in values.items():
         yield from ("-c", f"{key}={value}")
-
-
-def _wait(process: subprocess.Popen[str], cancel: Cancel | None) -> tuple[str, str]:
-    """Return what the process wrote; kill it when asked to stop, or after half an hour."""
-    found: list[tuple[str, str]] = []
-    with process:
-        reader = threading.Thread(target=lambda: found.append(process.communicate()), daemon=True)
-        reader.start()
-        try:
-            for _ in range(_SECONDS * 10):
-                reader.join(0.1)
-                if not reader.is_alive():
-                    break
-                if cancel is not None:
-                    cancel.check()
-        finally:
-            process.kill()
-            reader.join()
-    return found[0] if found else ("", "")

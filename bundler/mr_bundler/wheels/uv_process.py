@@ -8,12 +8,12 @@ import re
 import shutil
 import subprocess
 import tempfile
-import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 from mr_bundler.lock.wheel_tags import version_pair
+from mr_bundler.process import run_program
 from mr_core.bundle_config import HostRequirements
 from mr_core.errors import (
     AccessDeniedError,
@@ -24,11 +24,12 @@ from mr_core.errors import (
     InvalidInputError,
     UnavailableError,
 )
-from mr_core.events import Cancel, Output, Reporter
+from mr_core.events import Cancel, Reporter
 from mr_core.platform import Target
 
 OLDEST_UV = (0, 11, 15)
 """Older ones unpack some hostile wheels wrongly."""
+_KEPT_LINES = 5000
 _INSTALL_UV = 'run `pip install "mr-backends[build]"`'
 _KEPT = re.compile(
     r"UV_(DEFAULT_INDEX|INDEX(_.+)?|EXTRA_INDEX_URL|FIND_LINKS|NO_INDEX|KEYRING_PROVIDER|INSECURE_HOST|CACHE_DIR"
@@ -60,15 +61,26 @@ def find_uv() -> Path:
         found = shutil.which("uv")
     if found is None:
         raise HostError("Cannot find uv: it is not installed", hint=_INSTALL_UV)
-    try:
-        text = subprocess.run([found, "--version"], capture_output=True, text=True, check=True, timeout=30).stdout
-    except (OSError, subprocess.SubprocessError) as error:
-        raise HostError(f"Cannot run uv `{found}`: {error}", hint=_INSTALL_UV) from error
+    text = _version(found)
     match = re.search(r"(\d+)\.(\d+)\.(\d+)", text)
     if match is None or tuple(map(int, match.groups())) < OLDEST_UV:
         oldest = ".".join(map(str, OLDEST_UV))
         raise HostError(f"Cannot use uv `{found}`: {text.strip()} is older than {oldest}", hint=_INSTALL_UV)
     return Path(found)
+
+
+def uv_identity() -> str:
+    """Return what ``uv --version`` says: another uv may install other files; raise `HostError`."""
+    return _version(str(find_uv()))
+
+
+@functools.cache
+def _version(uv: str) -> str:
+    try:
+        ran = subprocess.run([uv, "--version"], capture_output=True, text=True, check=True, timeout=30)
+    except (OSError, subprocess.SubprocessError) as error:
+        raise HostError(f"Cannot run uv `{uv}`: {error}", hint=_INSTALL_UV) from error
+    return ran.stdout.strip()
 
 
 def platform_arguments(target: Target, requires: HostRequirements) -> tuple[str, str]:
@@ -121,48 +133,24 @@ def run_uv(
     report: Reporter,
     cancel: Cancel | None,
 ) -> tuple[int, str]:
-    """Run uv to its end and return its exit status and everything it wrote; stop it when asked to.
+    """Run uv to its end and return its exit status and the last lines it wrote; stop it when asked to.
 
     ``directory`` stands for uv's project; ``changes`` are variables to set for it and what it starts.
     """
     command = [str(find_uv()), *arguments, "--project", str(directory)]
     command += ["--no-python-downloads", "--no-progress", "--color", "never"]
-    lines: list[str] = []
-    try:
-        process = subprocess.Popen(
-            command,
-            env=_environment(requires, changes),
-            umask=0o022,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            errors="replace",
-        )
-    except OSError as error:
-        raise HostError(f"Cannot run uv `{command[0]}`: {error}", hint=_INSTALL_UV) from error
-    with process:
-        reader = threading.Thread(target=_read, args=(process, lines, report), daemon=True)
-        reader.start()
-        try:
-            while reader.is_alive():
-                reader.join(0.1)
-                if cancel is not None:
-                    cancel.check()
-        except BaseException:
-            process.kill()
-            raise
-        finally:
-            process.wait()
-            reader.join()
-    return process.returncode, "".join(lines)
-
-
-def _read(process: subprocess.Popen[str], lines: list[str], report: Reporter) -> None:
-    if process.stdout is not None:
-        for line in process.stdout:
-            lines.append(line)
-            report(Output(source="uv", line=line.rstrip("\n")))
+    ended = run_program(
+        command,
+        what=f"uv `{command[0]}`",
+        source="uv",
+        environ=_environment(requires, changes),
+        umask=0o022,
+        kept=_KEPT_LINES,
+        hint=_INSTALL_UV,
+        report=report,
+        cancel=cancel,
+    )
+    return ended.status, "".join(f"{line}\n" for line in ended.log)
 
 
 def translated(output: str, verb: str, advice: str) -> BundleError:

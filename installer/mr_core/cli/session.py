@@ -145,6 +145,8 @@ def run_command(command: click.Command, name: str) -> None:
         code = _fail(CancelledError(), lines)
     except BrokenPipeError:
         code = _BROKEN_PIPE
+    except SystemExit:  # without `standalone_mode` click exits for one reason: nobody reads the output any more
+        code = _BROKEN_PIPE
     except OSError as error:
         code = _fail(_host_error(error), lines if error.filename is not None else None)
     except Exception as error:  # noqa: BLE001 - the last resort: a bug is reported as one

@@ -96,7 +96,8 @@ def main() -> None:
 
     \b
     Exit status: 0 done, 2 wrong usage, 3 invalid input, 4 not found, 5 unsupported host, 6 integrity,
-    7 unavailable, 8 access denied, 9 this machine (disk, lock, port), 11 probe failed, 130 cancelled, 1 a bug.
+    7 unavailable, 8 access denied, 9 this machine (disk, lock, port), 11 probe failed, 130 cancelled, 1 a bug,
+    141 nobody reads the output.
     """
 
 
