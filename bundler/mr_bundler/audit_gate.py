@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Mapping
 
 from mr_bundler.audit.finding import Finding
-from mr_bundler.audit.judge import AuditedTree, AuditReport, judge, refuse_findings
+from mr_bundler.audit.judge import AuditedTree, AuditReport, judge, judge_libraries, refuse_findings
 from mr_bundler.audit.path_rules import fold
 from mr_bundler.environment.compose import Composition
-from mr_bundler.environment.parts import Part
+from mr_bundler.environment.parts import INTERPRETER, Part
 from mr_bundler.environment.shim_files import LAUNCHER_PATH
 from mr_bundler.recipe.recipe import Recipe
 from mr_core.bundle_config import HostRequirements
@@ -52,7 +52,11 @@ def audit_environment(
                 for owner, part in parts.items()
                 if part.metadata is not None
             },
-            extra=[*composition.findings, *_judge_own_places(composition.entries)],
+            extra=[
+                *composition.findings,
+                *_judge_own_places(composition.entries),
+                *judge_libraries(composition.owned.get(INTERPRETER, ())),
+            ],
         )
         found = judge(tree, target=target, requires=requires, allow=recipe.audit, strict=strict)
         phase.detail = {"findings": len(found.findings), "allowed": len(found.allowed), "binaries": found.binaries}

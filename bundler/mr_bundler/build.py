@@ -12,10 +12,10 @@ from pathlib import Path
 
 from mr_bundler.audit.judge import AuditReport
 from mr_bundler.audit_gate import audit_environment
-from mr_bundler.build_inputs import choose_compiler, part_keys, plan_build_needles
+from mr_bundler.build_inputs import check_inputs, choose_compiler, part_keys, plan_build_needles, promised_requirements
 from mr_bundler.build_record import Remembered, build_key, recall, remember
 from mr_bundler.bundle_papers import attach_papers
-from mr_bundler.cache import BuildCache, default_cache
+from mr_bundler.cache import BuildCache, default_cache, true_place
 from mr_bundler.environment.assembly import Assembly
 from mr_bundler.environment.compose import Composition, compose
 from mr_bundler.environment.examine_parts import Examination
@@ -25,17 +25,17 @@ from mr_bundler.environment.prebuild import run_prebuild, steps_for
 from mr_bundler.environment.shim_files import own_files
 from mr_bundler.environment.tree import build_directory, tree_of
 from mr_bundler.image.bundle_layers import BundleLayers, Compiler, bundle_layers
+from mr_bundler.image.destination import check_destination
 from mr_bundler.image.image import creation_time, forget_papers, make_image, name_image, reference_name, store_image
 from mr_bundler.interpreter import Interpreter, prepare_interpreter
 from mr_bundler.interpreter.contents import EXECUTABLE
 from mr_bundler.interpreter.host_search import locate_host_python
-from mr_bundler.lock.lock import Lock, inputs_digest, refuse_pending
+from mr_bundler.lock.lock import Lock
 from mr_bundler.recipe.recipe import Recipe, SlimRules
 from mr_bundler.recipe.steps import PrebuildStep
 from mr_bundler.result import BuildOptions, BuildResult, BuildStep, BuiltLayer, built_layer, summarised
 from mr_core import __version__
 from mr_core.bundle_config import BundleConfig, Contents, HostRequirements
-from mr_core.errors import InvalidInputError, UsageError
 from mr_core.events import Cancel, Level, Notice, Phase, Reporter, SafeReporter, discard
 from mr_core.file_manifest import BUNDLE_PATH
 from mr_core.layout import LayoutStore
@@ -71,19 +71,15 @@ def build_bundle(
         cancel: Stops at the next piece of work.
 
     Raises:
-        InvalidInputError: the lock belongs to another state of the recipe, or is not complete.
+        InvalidInputError: the lock belongs to another state of the recipe, or is not complete; or the layout's place
+            holds something else.
         UsageError: the options contradict each other.
         BuildError: a step failed, or the audit found something that the recipe does not allow.
         IntegrityError, UnavailableError, NotFoundError, UnsupportedError: from fetching.
         HostError: this machine stands in the way.
         CancelledError: asked to stop.
     """
-    _check_lock(recipe, target, lock)
-    if options.require_pinned and (options.python_from or environ.get("MR_PYTHON_FROM")):
-        raise UsageError(
-            "Cannot take the pinned interpreter: a host Python was named as well",
-            hint="leave `--python-from` and MR_PYTHON_FROM away, or `--require-pinned`",
-        )
+    check_inputs(recipe, target, lock, options=options, environ=environ)
     build = _Build(
         recipe=recipe,
         target=target,
@@ -91,25 +87,12 @@ def build_bundle(
         options=options,
         environ=environ,
         created=creation_time(environ, lock.exclude_newer),
-        cache=(options.cache or default_cache(environ)).absolute(),
+        cache=true_place(options.cache or default_cache(environ)),
         jobs=options.jobs or os.cpu_count() or 1,
         report=SafeReporter(report),
         cancel=cancel or Cancel(),
     )
     return build.run()
-
-
-def _check_lock(recipe: Recipe, target: Target, lock: Lock) -> None:
-    if (lock.backend, lock.target, lock.inputs) != (
-        recipe.backend,
-        target,
-        inputs_digest(recipe, recipe.target(target)),
-    ):
-        raise InvalidInputError(
-            f"Cannot build `{recipe.backend}` for `{target}`: the lock belongs to another state of the recipe",
-            hint="run `mr-bundle lock`",
-        )
-    refuse_pending(lock, lock.packages)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -127,6 +110,7 @@ class _Build:
     report: Reporter
     cancel: Cancel
     steps: list[BuildStep] = field(default_factory=list)
+    requires: HostRequirements = field(default_factory=HostRequirements)
 
     def run(self) -> BuildResult:
         kept = BuildCache(self.cache)
@@ -146,13 +130,15 @@ class _Build:
             remembered = recall(kept, key, self.options.layout) if self.options.use_cache else None
             if remembered is not None and remembered.pinned:
                 return self._up_to_date(remembered)
+            if remembered is None:  # else it is a layout, and may be one that can only be read
+                check_destination(self.options.layout, reference_name(self.recipe.backend, self.lock.version))
             with self._step("interpreter"):
                 interpreter = self._prepare()
             if remembered is not None and remembered.interpreter == interpreter.identity:
                 return self._up_to_date(remembered)
             scratch = stack.enter_context(build_directory(self.cache / "tmp"))
             work = self.options.work
-            place = scratch if work is None else stack.enter_context(build_directory(work))
+            place = scratch if work is None else stack.enter_context(build_directory(true_place(work)))
             cache = kept if self.options.use_cache else BuildCache(scratch / "cache")
             compiler = choose_compiler(interpreter, foreign)
             assembly = self._assembly(interpreter, compiler, cache, place, scratch)
@@ -187,7 +173,7 @@ class _Build:
         return remembered.result
 
     def _prepare(self) -> Interpreter:
-        return prepare_interpreter(
+        interpreter = prepare_interpreter(
             self.lock.python,
             self.target,
             cache=self.cache,
@@ -198,6 +184,8 @@ class _Build:
             report=self.report,
             cancel=self.cancel,
         )
+        self.requires = promised_requirements(self.recipe, self.target, interpreter, report=self.report)
+        return interpreter
 
     def _assembly(
         self, interpreter: Interpreter, compiler: Compiler, cache: BuildCache, place: Path, scratch: Path
@@ -264,7 +252,7 @@ class _Build:
                 assembly.parts,
                 recipe=self.recipe,
                 target=self.target,
-                requires=self._requires(assembly.interpreter),
+                requires=self.requires,
                 strict=self.options.strict,
                 report=self.report,
             )
@@ -298,10 +286,6 @@ class _Build:
             cancel=self.cancel,
         )
 
-    def _requires(self, interpreter: Interpreter) -> HostRequirements:
-        requires = self.recipe.target(self.target).requires
-        return replace(requires, glibc=_higher(requires.glibc, interpreter.glibc))
-
     def _config(self, interpreter: Interpreter, contents: Contents) -> BundleConfig:
         return BundleConfig(
             backend=self.recipe.backend,
@@ -312,7 +296,7 @@ class _Build:
             license=self.recipe.license,
             python_version=interpreter.version,
             python_source=interpreter.source,
-            requires=self._requires(interpreter),
+            requires=self.requires,
             contents=contents,
             probe=self.recipe.probe,
             launch=self.recipe.launch,
@@ -381,8 +365,3 @@ class _Build:
         begin = time.monotonic()
         yield
         self.steps.append(BuildStep(name=name, seconds=round(time.monotonic() - begin, 3)))
-
-
-def _higher(first: str, second: str) -> str:
-    """Return the higher of two versions such as ``2.35``; empty text is the lowest."""
-    return max(first, second, key=lambda text: [int(part) for part in text.split(".") if part])

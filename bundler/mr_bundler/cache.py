@@ -37,6 +37,14 @@ def default_cache(environ: Mapping[str, str] = os.environ) -> Path:
     return (Path(base) if base.startswith("/") else Path.home() / ".cache") / "mr-bundle"
 
 
+def true_place(directory: Path) -> Path:
+    """Return the one absolute path of a directory that may not exist yet, without ``..`` and links.
+
+    A Python that is started through a path with ``..`` reports another prefix than that path.
+    """
+    return Path(os.path.realpath(directory))  # `Path.resolve` raises for a loop of links, which the next step reports
+
+
 def touch_entry(place: Path) -> None:
     """Note that something in the cache was used."""
     with contextlib.suppress(OSError):  # a cache that may only be read is used all the same

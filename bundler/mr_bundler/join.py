@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from mr_bundler.parallel import Check, run_tasks
-from mr_core.bundle_index import bundle_entry, bundle_index
+from mr_core.bundle_index import VERSION, bundle_entry, bundle_index
+from mr_core.digest import Digest
 from mr_core.errors import IntegrityError, InvalidInputError, NotFoundError
 from mr_core.events import Cancel, Phase, Reporter, SafeReporter, discard
 from mr_core.manifest import MEDIA_INDEX, Descriptor, Index, Manifest, parse_document
+from mr_core.reference import is_tag
+from mr_core.registry import RegistryStore
 from mr_core.store import Store, check_move
 
 _JOBS = 8
@@ -38,10 +41,13 @@ def join_index(
 
     Raises:
         NotFoundError: when a member, or a blob of one, is not there.
-        InvalidInputError: when a member is no bundle, two are for one target, or they are of different versions.
+        InvalidInputError: when a member cannot be a digest or a name (nothing is asked for then), is no
+            bundle, two are for one target, or they are of different versions.
         AccessDeniedError: when ``name`` means something else already.
         IntegrityError: when ``name`` does not give the index afterwards.
     """
+    for member in members:
+        _check_member(store, member)
     report = SafeReporter(report)
     cancel = cancel or Cancel()
     with Phase(report, "inspect", store.describe()) as phase:
@@ -64,6 +70,27 @@ def join_index(
                 hint="somebody else wrote the same name at the same time",
             )
     return written
+
+
+def member_version(store: Store, member: str) -> str:
+    """Return the version of what a member means.
+
+    Raises:
+        BundleError: as `join_index` for such a member.
+    """
+    _check_member(store, member)
+    return bundle_entry(_bundles(store, member)[0]).annotations[VERSION]
+
+
+def _check_member(store: Store, member: str) -> None:
+    """Refuse what can be no digest and no name."""
+    if member.startswith(("sha256:", "sha512:")):
+        Digest.parse(member, f"member `{member[:200]}`")
+    elif isinstance(store, RegistryStore) and not is_tag(member):
+        raise InvalidInputError(
+            f"Cannot make an index with `{member[:200]}`: it is neither a digest nor a tag",
+            hint="name digests that `mr-bundle push --by-digest` has written",
+        )
 
 
 def _bundles(store: Store, member: str) -> list[Manifest]:

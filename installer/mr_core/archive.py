@@ -30,6 +30,7 @@ _MAX_MEMBERS = 20_000
 _MAX_HEADER_BYTES = 64 << 10
 _MAX_HEADERS_BYTES = 1 << 20
 _MAX_GLOBAL_FIELDS = 100
+_MAKE = "name a file that `mr-bundle export` or `skopeo copy … oci-archive:FILE` wrote"
 _COMPRESSED = {b"\x1f\x8b": "gzip", b"\x28\xb5": "zstd", b"BZ": "bzip2", b"\xfd7": "xz"}
 
 
@@ -102,7 +103,7 @@ class ArchiveSource:
         if member is None:
             raise InvalidInputError(
                 f"Cannot read archive `{self.path}`: it has no `{name}`, so it holds no OCI layout",
-                hint="make one with `skopeo copy … oci-archive:FILE`",
+                hint=_MAKE,
             )
         if member.size > limit:
             raise InvalidInputError(
@@ -169,15 +170,13 @@ def _members(path: Path) -> dict[str, BlobFile]:
                     raise _cut(path, f"`{name[:200]}` reaches beyond its end")
                 found[name] = BlobFile(path=path, offset=member.offset_data, size=member.size)
     except FileNotFoundError as error:
-        raise NotFoundError(
-            f"Cannot read archive `{path}`: there is no such file", hint="name a file `mr-bundle export` wrote"
-        ) from error
+        raise NotFoundError(f"Cannot read archive `{path}`: there is no such file", hint=_MAKE) from error
     except tarfile.TarError as error:
         if found or "unexpected end" in str(error):
             raise _cut(path, str(error)) from error
         raise InvalidInputError(
             f"Cannot read archive `{path}`: it is not a tar file ({error})",
-            hint="name a file that `skopeo copy … oci-archive:FILE` wrote",
+            hint=_MAKE,
         ) from error
     except OSError as error:
         if error.errno == errno.EINVAL:

@@ -8,7 +8,7 @@ of its manifest.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from mr_core.bundle_config import ANNOTATION_BACKEND, ANNOTATION_MADE_FROM, ANNOTATION_TARGET
 from mr_core.errors import InvalidInputError, NotFoundError
@@ -17,6 +17,12 @@ from mr_core.platform import Target
 
 TITLE = "org.opencontainers.image.title"
 VERSION = "org.opencontainers.image.version"
+
+
+def bundle_name(annotations: Mapping[str, str]) -> str:
+    """Return what an index or a bundle is called in a layout, ``<backend>-<version>``; empty when it is none."""
+    backend, version = annotations.get(ANNOTATION_BACKEND, ""), annotations.get(VERSION, "")
+    return f"{backend}-{version}" if backend and version else ""
 
 
 def bundle_entry(manifest: Manifest) -> Descriptor:

@@ -90,12 +90,17 @@ class BlobProgress:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BlobFinished:
-    """A blob is complete and its digest matched (or it was there already: ``SKIPPED``)."""
+    """A blob is complete and its digest matched (or it was there already: ``SKIPPED``).
+
+    Attributes:
+        sent: Whether it went to a store, and did not come from one.
+    """
 
     digest: str
     total: int
     outcome: Outcome = Outcome.DONE
     label: str = ""
+    sent: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

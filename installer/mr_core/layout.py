@@ -45,12 +45,13 @@ _LOCK_SECONDS = 60.0
 class LayoutStore:
     """An OCI layout directory; several processes and threads may read and write it at once."""
 
-    def __init__(self, path: Path, *, create: bool = False, cancel: Cancel | None = None) -> None:
+    def __init__(self, path: Path, *, create: bool = False, late: bool = False, cancel: Cancel | None = None) -> None:
         """Open the layout at ``path``.
 
         Args:
             path: The directory.
             create: Whether to make it when it does not exist or is empty.
+            late: Whether to make it only when the first write comes; until then it is empty.
             cancel: Stops waiting for other writers.
 
         Raises:
@@ -63,9 +64,16 @@ class LayoutStore:
         self._thread_lock = threading.RLock()
         self._held = False
         self._swept = False
-        if create:
+        self._absent = False
+        if create and late:
+            self._absent = self._may_create()
+        elif create:
             self._create()
-        check_layout_file(self._read_file(LAYOUT_FILE, 4096), str(path))
+        if not self._absent:
+            self._check()
+
+    def _check(self) -> None:
+        check_layout_file(self._read_file(LAYOUT_FILE, 4096), str(self.path))
 
     def describe(self) -> str:
         """Return ``oci:<path>``."""
@@ -135,7 +143,7 @@ class LayoutStore:
                 file.write(chunk)
                 report(BlobProgress(digest=digest, offset=reader.position, total=descriptor.size))
             reader.finish()
-        report(BlobFinished(digest=digest, total=descriptor.size))
+        report(BlobFinished(digest=digest, total=descriptor.size, sent=True))
         return Outcome.DONE
 
     def put_document(
@@ -194,6 +202,7 @@ class LayoutStore:
             if self._held:
                 yield
                 return
+            self._make()
             what = f"layout `{self.path}`"
             lock = self.path / ".index.lock"
             with wait_lock(lock, what=what, timeout=_LOCK_SECONDS, cancel=self._cancel):
@@ -216,6 +225,31 @@ class LayoutStore:
             return None
         return self.read_document(listed)
 
+    def _make(self) -> None:
+        """Create the layout now if that has waited."""
+        with self._thread_lock:
+            if self._absent:
+                self._absent = False
+                self._create()
+                self._check()
+
+    def _may_create(self) -> bool:
+        """Whether there is no layout yet; raise when there can be none, and leave everything as it is."""
+        with host_errors("read layout", self.path):
+            if (self.path / LAYOUT_FILE).exists():
+                return False
+        with host_errors("create", self.path), contextlib.suppress(FileNotFoundError):
+            self._refuse_strangers()
+        return True
+
+    def _refuse_strangers(self) -> None:
+        strangers = sorted({place.name for place in self.path.iterdir()} - _OURS)
+        if strangers:
+            raise InvalidInputError(
+                f"Cannot create layout `{self.path}`: the directory holds `{strangers[0]}`",
+                hint="name an empty or a new directory",
+            )
+
     def _create(self) -> None:
         with host_errors("read layout", self.path):
             if (self.path / LAYOUT_FILE).exists():
@@ -224,18 +258,15 @@ class LayoutStore:
         with self.exclusive(), host_errors("create", self.path):
             if (self.path / LAYOUT_FILE).exists():
                 return
-            strangers = sorted({place.name for place in self.path.iterdir()} - _OURS)
-            if strangers:
-                raise InvalidInputError(
-                    f"Cannot create layout `{self.path}`: the directory holds `{strangers[0]}`",
-                    hint="name an empty or a new directory",
-                )
+            self._refuse_strangers()
             make_directories(self.path / "blobs" / "sha256")
             if not (self.path / INDEX_FILE).exists():
                 write_durably(self.path / INDEX_FILE, EMPTY_INDEX)
             write_durably(self.path / LAYOUT_FILE, LAYOUT_BYTES)  # last: with it the directory is a layout
 
     def _read_file(self, name: str, limit: int) -> bytes:
+        if self._absent and name == INDEX_FILE:
+            return EMPTY_INDEX
         path = self.path / name
         try:
             size = path.stat().st_size
@@ -266,6 +297,7 @@ class LayoutStore:
             return False
 
     def _ingest_folder(self) -> Path:
+        self._make()
         folder = self.path / ".ingest"
         if not self._swept:
             self._swept = True

@@ -133,7 +133,7 @@ class MemoryStore:
         reader.finish()
         with self._lock:
             self._blobs[descriptor.digest] = b"".join(chunks)
-        report(BlobFinished(digest=digest, total=descriptor.size))
+        report(BlobFinished(digest=digest, total=descriptor.size, sent=True))
         return Outcome.DONE
 
     def put_document(

@@ -40,7 +40,7 @@ def open_source(
 def open_store(
     location: Location, *, options: RegistryOptions | None = None, cancel: Cancel | None = None
 ) -> tuple[Store, str]:
-    """Return the store to write to and the name to write; a layout that does not exist is created.
+    """Return the store to write to and the name to write; the first write creates a layout.
 
     Raises:
         UsageError: for an archive, which is written as a whole and not blob by blob.
@@ -49,7 +49,7 @@ def open_store(
         case RegistryLocation(reference):
             return RegistryStore(reference, options=options, cancel=cancel), reference.target
         case LayoutLocation(path, name):
-            return LayoutStore(path, create=True, cancel=cancel), name
+            return LayoutStore(path, create=True, late=True, cancel=cancel), name
         case ArchiveLocation():
             raise UsageError(f"Cannot write to `{location}`: an archive can only be read", hint="use `oci:DIRECTORY`")
         case _:

@@ -22,6 +22,11 @@ def tag_text(text: str) -> str:
     return _NOT_IN_TAGS.sub("-", text)
 
 
+def is_tag(text: str) -> bool:
+    """Whether ``text`` can be a tag."""
+    return _TAG.fullmatch(text) is not None
+
+
 def is_registry(text: str) -> bool:
     """Whether ``text`` is HOST or HOST:PORT, as the first part of a reference."""
     host = _REGISTRY.fullmatch(text)

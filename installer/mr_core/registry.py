@@ -58,7 +58,7 @@ class RegistryStore:
 
         That takes one HEAD (which Docker Hub does not count as a pull), and a GET when its answer says too little.
         """
-        what = f"find `{self._named(name)}`"
+        what = f"use `{self._named(name)}`"  # whatever fails but a 404: nobody knows whether it is there
         response = self._session.request(
             "HEAD", f"{self._path}/manifests/{name}", what=what, accept=frozenset({200, 404, 405}), headers=_ACCEPT
         )

@@ -58,6 +58,7 @@ class BlobUpload:
         self._what = f"upload blob {descriptor.digest}"
         self._location = ""
         self._resumed = False
+        self._unread: BundleError | None = None
 
     def run(self, mount_from: Sequence[str] = ()) -> Outcome:
         """Bring the blob into the repository, which does not have it yet.
@@ -80,7 +81,7 @@ class BlobUpload:
             self._commit(None)
         else:
             self._commit(UploadBody(self._read_all(), size))
-        self._report(BlobFinished(digest=digest, total=size))
+        self._report(BlobFinished(digest=digest, total=size, sent=True))
         return Outcome.DONE
 
     # --- the session
@@ -135,6 +136,8 @@ class BlobUpload:
                 read_timeout=self._session.options.commit_timeout,
             ).close()
         except (NotFoundError, UnavailableError) as error:
+            if error is self._unread:  # the source's own, not the registry's
+                raise
             if self._reader.position < self._descriptor.size or not self._is_there(self._repository):
                 raise _again(error) from error
         except IntegrityError as error:
@@ -145,10 +148,17 @@ class BlobUpload:
     # --- the bytes
 
     def _read_all(self) -> Iterator[bytes]:
-        while chunk := self._reader.read(_SEND_BYTES):
+        while chunk := self._next():
             self._check()
             yield chunk
             self._progress(self._reader.position)
+
+    def _next(self) -> bytes:
+        try:
+            return self._reader.read(_SEND_BYTES)
+        except BundleError as error:
+            self._unread = error
+            raise
 
     def _send_chunks(self, size: int) -> None:
         buffer = memoryview(bytearray(min(size, self._descriptor.size)))

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from mr_core.bundle_config import ANNOTATION_TARGET
+from mr_core.bundle_index import bundle_name
 from mr_core.digest import Digest
 from mr_core.errors import IntegrityError, UsageError
 from mr_core.events import Cancel, Outcome, Phase, Reporter, SafeReporter, Unit, discard
@@ -68,7 +69,8 @@ def transfer(
         source: Where it is.
         name: A name or digest there; empty for the only entry of a layout.
         store: Where it goes.
-        destination_name: A tag or reference name there; empty keeps the name it has in a layout.
+        destination_name: A tag or reference name there; empty keeps the name it has in a layout, or else
+            makes it ``<backend>-<version>``.
         overwrite: Whether an existing name that means something else may be moved.
         jobs: How many blobs are sent at a time.
         retry: How often a broken blob transfer is begun again.
@@ -89,14 +91,18 @@ def transfer(
     cancel = cancel or Cancel()
     with Phase(report, "inspect", source.describe()):
         top = source.resolve(name)
-        target = destination_name or top.annotations.get(REF_NAME, "")
+        target = destination_name or top.annotations.get(REF_NAME, "") or _own_name(source, top)
         if not target:
-            raise UsageError(f"Cannot copy {top.digest} to `{store.describe()}`: it has no name, and none was given")
+            raise UsageError(
+                f"Cannot copy {top.digest} to `{store.describe()}`: it has no name, and none was given",
+                hint=f"name it: `{store.describe()}:NAME`",
+            )
         if targets is None:
             _check_digest(store, target, top.digest)
         content = collect(source, top, targets=targets, papers=papers, cancel=cancel)
         _check_digest(store, target, content.top.digest)
-        if not overwrite:
+    if not overwrite:
+        with Phase(report, "inspect", store.describe()):
             check_move(store, target, content.top.digest)
     outcomes = _send_blobs(
         source, store, content, mount_from=mount_from, jobs=jobs, retry=retry, report=report, cancel=cancel
@@ -233,6 +239,11 @@ def _publish(
     if name:
         cancel.check()
         store.put_document(content.raw, top.media_type, name=name, overwrite=overwrite, annotations=annotations)
+
+
+def _own_name(source: Source, top: Descriptor) -> str:
+    """Return the name that a build would give it."""
+    return bundle_name(parse_document(source.read_document(top), top.media_type).annotations)
 
 
 def _check_digest(store: Store, name: str, digest: Digest) -> None:

@@ -18,7 +18,7 @@ from mr_bundler.audit.finding import Finding
 from mr_bundler.audit.standalone import Audit, AuditOptions, audit_directory
 from mr_bundler.cli.audit import show_audit
 from mr_bundler.cli.main import main
-from mr_core.errors import BuildError, CancelledError, HostError, InvalidInputError
+from mr_core.errors import BuildError, CancelledError, HostError, InvalidInputError, UsageError
 from mr_core.events import Cancel
 from mr_core.layout import LayoutStore
 from mr_core.platform import Platform, Target
@@ -347,3 +347,35 @@ def test_a_bundle_from_elsewhere_does_not_judge_itself(builder: Builder, tmp_pat
     assert isinstance(error, BuildError)
     assert error.fields["claimed"] == []
     assert "exclude each other" in str(run(archive, "--trust-recipe", "--allow-nothing")[1])
+
+
+def test_strict_counts_libraries_that_no_distribution_owns(bundle: Path) -> None:
+    assert kinds(audit(bundle, strict=True, licences={"tiny-server": "MIT", "words": "MIT"})) == []
+    write(bundle, **{"lib/libstrange.so.7": "x", "lib/libowned.so": "x"})
+    with next(bundle.glob(f"{SITE}/words-*.dist-info/RECORD")).open("a") as record:
+        record.write("../../libowned.so,,\n")
+    found = ("unknown-licence", "libstrange", "a library beside the interpreter")
+    strict = [item for item in kinds(audit(bundle, strict=True)) if item[0] == "unknown-licence"]
+    assert strict == [found, ("unknown-licence", "tiny-server", ""), ("unknown-licence", "words", "")]
+    assert found[0] not in {kind for kind, *_ in kinds(audit(bundle))}
+
+
+def test_options_that_have_no_meaning_here(tiny: Built, bundle: Path, tmp_path: Path) -> None:
+    layout = f"oci:{tiny.layout}:tiny-1.0"
+    other = write_recipe(tmp_path / "other", RECIPE.replace('name = "tiny"', 'name = "other"'))
+    fitting = write_recipe(tmp_path / "fitting", RECIPE)
+    system = tiny.config.target.platform.os
+    strange, floor = ("--macos", "14") if system == "linux" else ("--glibc", "2.31")
+    for where in (layout, bundle):
+        place = (where, "-q", "--cache", tmp_path / "c")
+        out, error = run(*place, "--recipe", other)
+        assert isinstance(error, UsageError)
+        assert (out, error.exit_code) == ("", 2)
+        assert "with the recipe of `other`: it is a bundle of `tiny`" in error.message
+        assert run(*place, "--recipe", fitting)[1] is None
+        out, error = run(*place, strange, floor)
+        assert isinstance(error, UsageError)
+        assert f"`{strange} {floor}`: it is for {tiny.config.target}" in error.message
+    mac = write(tmp_path / "mac", a=MachO(minos="14.0").dump())
+    assert isinstance(run(mac, "-q", "--glibc", "2.31")[1], UsageError)
+    assert run(mac, "-q", "--recipe", other)[1] is None, "a directory that is no bundle has no backend"

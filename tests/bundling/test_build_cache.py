@@ -174,6 +174,38 @@ def test_a_blob_of_the_right_size_with_wrong_bytes(own_cache: Builder) -> None:
         assert Digest.of(blob.read_bytes()) == digest
 
 
+@pytest.mark.parametrize("use_cache", [True, False])
+def test_damage_that_keeps_size_and_time_is_repaired(own_cache: Builder, use_cache: bool) -> None:
+    first = own_cache.build()
+    config = own_cache.open(first).manifest.config.digest
+    damaged = {own_cache.layout / "blobs/sha256" / digest.hex: digest for digest in (first.layers[-1].digest, config)}
+    for blob in damaged:
+        status = blob.stat()
+        content = bytearray(blob.read_bytes())
+        content[len(content) // 2] ^= 1
+        blob.write_bytes(content)
+        os.utime(blob, ns=(status.st_atime_ns, status.st_mtime_ns))
+    again = own_cache.build(use_cache=use_cache)
+    assert (again.skipped, again.digest) == (False, first.digest)
+    for blob, digest in damaged.items():
+        assert Digest.of(blob.read_bytes()) == digest
+
+
+@pytest.mark.parametrize("form", ["../cache", "there/../cache", "link/../../other/cache"])
+def test_a_cache_whose_path_goes_up(
+    builder: Builder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, form: str
+) -> None:
+    """Its interpreter has to run from there, and finds another prefix than a path with `..`."""
+    here = tmp_path / "here"
+    (tmp_path / "elsewhere/deep").mkdir(parents=True)
+    (here / "there").mkdir(parents=True)
+    (here / "link").symlink_to(tmp_path / "elsewhere/deep")
+    monkeypatch.chdir(here)
+    assert not builder.build(cache=Path(form), work=Path("../work")).skipped
+    meant = {"../cache": "cache", "there/../cache": "here/cache"}.get(form, "other/cache")
+    assert (tmp_path / meant / "interpreters").is_dir()
+
+
 def test_blobs_that_were_only_touched_are_read_and_found_good(own_cache: Builder) -> None:
     first = own_cache.build()
     for layer in first.layers:

@@ -3,15 +3,23 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 
+from mr_bundler.audit_gate import audit_environment
+from mr_bundler.build import BuildOptions, build_bundle
+from mr_bundler.environment.compose import compose
+from mr_bundler.environment.parts import INTERPRETER, Part
+from mr_bundler.recipe.recipe import Recipe, SlimRules
+from mr_core.bundle_config import HostRequirements
 from mr_core.errors import BuildError, BundleError, UnavailableError, UsageError
-from mr_core.events import Event, Notice
+from mr_core.events import Event, Level, Notice, discard
 from mr_core.layout import LayoutStore
 from mr_core.referrer_index import fallback_name
 from mr_core.referrers import read_referrer, referrers
-from support.building import SERVER, Builder
+from support.building import HERE, SERVER, Builder
+from support.papers import file_entry
 from support.wheels import Wheel
 
 SITE = "lib/python3.12/site-packages"
@@ -90,6 +98,47 @@ def test_strict_wants_licences(builder: Builder) -> None:
     text = "Metadata-Version: 2.4\nName: tiny-server\nVersion: 1.0\nLicense-Expression: MIT\n"
     licensed = Wheel(name=SERVER.name, files=SERVER.files, scripts=SERVER.scripts, metadata=text)
     assert builder.build(licensed, strict=True).audit.allowed == ()
+
+
+def test_strict_wants_licences_of_libraries_beside_the_interpreter(builder: Builder) -> None:
+    entries = tuple(
+        file_entry(path) for path in ("lib/liblzma.so.5", "lib/libpython3.12.so.1.0", "lib/libstrange.so.7")
+    )
+    parts = {INTERPRETER: Part(owner=INTERPRETER, entries=entries)}
+
+    def gate(recipe: Recipe, *, strict: bool, rules: SlimRules | None = None) -> list[str]:
+        composition = compose(parts, rules or SlimRules())
+        requires = recipe.target(HERE).requires
+        found = audit_environment(
+            composition, parts, recipe=recipe, target=HERE, requires=requires, strict=strict, report=discard
+        )
+        return [f"{item.kind} {item.path}" for item in found.listed]
+
+    assert gate(builder.recipe(), strict=False) == ["unknown-licence libstrange"]
+    with pytest.raises(BuildError, match=r"unknown-licence in `libstrange` \(a library beside the interpreter\)"):
+        gate(builder.recipe(), strict=True)
+    assert gate(builder.recipe(), strict=True, rules=SlimRules(remove=("/lib/libstrange.*",))) == []
+    assert gate(builder.recipe(extra=allow("unknown-licence", "libstrange")), strict=True) == []
+
+
+def test_a_floor_above_the_recipes_is_said(builder: Builder) -> None:
+    """The Python of this machine needs a glibc newer than 2.2; the notice comes with what is up to date as well."""
+    recipe = builder.recipe()
+    targets = tuple(replace(item, requires=HostRequirements(glibc="2.2")) for item in recipe.targets)
+    recipe = replace(recipe, targets=targets)
+    options = BuildOptions(layout=builder.layout, cache=builder.cache, python_from=builder.python, jobs=2)
+    for skipped in (False, True):
+        events: list[Event] = []
+        lock = builder.lock(recipe, [SERVER])
+        result = build_bundle(recipe, HERE, lock, options=options, report=events.append)
+        floor = builder.open(result).config.requires.glibc
+        (notice,) = [event for event in events if isinstance(event, Notice) and event.code == "floor-raised"]
+        assert (result.skipped, notice.level) == (skipped, Level.WARNING)
+        assert f"needs glibc {floor}, though the recipe says 2.2:" in notice.message
+        assert floor != "2.2"
+    events = []
+    builder.build(report=events.append)
+    assert "floor-raised" not in [event.code for event in events if isinstance(event, Notice)]
 
 
 def test_a_pinned_interpreter_can_be_required(builder: Builder) -> None:

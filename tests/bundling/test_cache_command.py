@@ -12,9 +12,11 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
 from mr_bundler.cache import BuildCache
 from mr_bundler.cache_usage import KINDS, prune_cache, read_cache, sum_usage
+from mr_bundler.cli.main import main
 from mr_bundler.environment.tree import build_directory
 from mr_core.errors import HostError
 from mr_core.events import Event, PhaseStarted
@@ -150,3 +152,9 @@ def test_what_other_commands_work_in_stays(tmp_path: Path) -> None:
         assert (place / "tree").is_dir()
         assert writing.is_dir()
     assert not list((tmp_path / "tmp").iterdir())
+
+
+@pytest.mark.parametrize("command", ["audit", "build", "cache", "lock", "rebuild"])
+def test_help_says_where_the_cache_is_by_default(command: str) -> None:
+    shown = CliRunner().invoke(main, [command, "--help"]).output
+    assert "[default: $MR_CACHE, else ~/.cache/mr-bundle]" in " ".join(shown.split())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -113,6 +114,25 @@ def _sha256(content: bytes) -> bytes:
     import hashlib  # noqa: PLC0415
 
     return hashlib.sha256(content).hexdigest().encode()
+
+
+def test_a_damaged_blob_is_never_called_identical(
+    mr_bundle: Callable[..., Ran], builder: Builder, built: BuildResult, tmp_path: Path
+) -> None:
+    """Equal manifests say nothing about the bytes behind the published one."""
+    copy = tmp_path / "layout"
+    shutil.copytree(builder.layout, copy)
+    largest = max(built.layers, key=lambda layer: layer.size)
+    blob = copy / "blobs" / "sha256" / largest.digest.hex
+    content = bytearray(blob.read_bytes())
+    content[len(content) // 2] ^= 1
+    blob.chmod(0o644)
+    blob.write_bytes(content)
+    ran = mr_bundle(
+        "rebuild", f"oci:{copy}:{built.ref_name}", "--check", "--use-cache", "--cache", builder.cache, "--json"
+    )
+    assert ran.status == 6, ran.output
+    assert largest.digest.hex in ran.outcome["message"]
 
 
 def test_another_compressor_is_the_same_bundle(

@@ -41,6 +41,13 @@ def json_lines(finished: subprocess.CompletedProcess[str]) -> list[dict[str, Any
     return lines
 
 
+def test_quiet_json_is_one_line(bundles: Bundles, root: Path) -> None:
+    done = mr_install(BACKEND, "--from", bundles.source(GOOD), "--root", root, "-q", "--json")
+    assert [line["event"] for line in json_lines(done)] == ["result"]
+    failed = mr_install(BACKEND, "--from", f"oci:{root}/nowhere", "--root", root, "-q", "--json")
+    assert [line["event"] for line in json_lines(failed)] == ["error"]
+
+
 def test_the_everyday_calls(bundles: Bundles, root: Path) -> None:
     done = mr_install(BACKEND, "--from", bundles.source(GOOD), "--root", root)
     assert done.returncode == 0, done.stderr

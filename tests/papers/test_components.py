@@ -6,7 +6,7 @@ import pytest
 
 from mr_bundler.papers.component import Component
 from mr_bundler.papers.coverage import check_ownership, read_owners
-from mr_bundler.papers.libraries import split_libraries
+from mr_bundler.papers.libraries import split_libraries, unlicensed_libraries
 from mr_bundler.papers.licences import licences_of, with_licences
 from mr_bundler.papers.requirements import require
 from mr_core.errors import BuildError, InvalidInputError
@@ -42,10 +42,11 @@ def test_grafted_libraries_own_their_files_and_licence_texts() -> None:
     found = {library.name: (owned(library), library.licence) for library in tree.libraries}
     assert found == {
         "openssl": ({"lib/libssl.so.3", "lib/libcrypto.so.3", "share/licenses/libssl3/copyright"}, "Apache-2.0"),
-        "xz": ({"lib/liblzma.so.5"}, ""),
+        "xz": ({"lib/liblzma.so.5"}, "0BSD OR LicenseRef-Public-Domain"),
         "zlib": ({"lib/libz.so.1", "share/licenses/zlib1g/copyright"}, "Zlib"),
         "libstrange-1.2": ({"lib/libstrange-1.2.so.7"}, ""),
     }
+    assert unlicensed_libraries(interpreter().entries) == ["libstrange-1.2"]
     assert owned(tree.component) == {
         "bin/python3.12",
         "lib/libpython3.12.so.1.0",

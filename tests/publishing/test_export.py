@@ -19,7 +19,7 @@ import pytest
 from mr_bundler.export.oci_archive import export_archive
 from mr_core.archive import ArchiveSource
 from mr_core.digest import Digest
-from mr_core.errors import AccessDeniedError, CancelledError, HostError, IntegrityError, NotFoundError
+from mr_core.errors import CancelledError, HostError, IntegrityError, NotFoundError, UsageError
 from mr_core.events import Cancel, Event, PhaseFinished, PhaseProgress
 from mr_core.layout import LayoutStore
 from mr_core.manifest import MEDIA_MANIFEST, Descriptor, Manifest, parse_document
@@ -148,7 +148,7 @@ def test_a_file_that_is_there_stays(layout: LayoutStore, tmp_path: Path) -> None
     link = tmp_path / "link.tar"
     link.symlink_to("x.tar")
     for path in (place, link):
-        with pytest.raises(AccessDeniedError, match="there is a file of this name"):
+        with pytest.raises(UsageError, match="there is a file of this name"):
             export_archive(layout, NAME, path)
     assert place.read_text() == "mine"
     export_archive(layout, NAME, link, overwrite=True)
@@ -237,7 +237,7 @@ def test_the_command(layout: LayoutStore, tmp_path: Path) -> None:
     streamed = mr_bundle("export", source, "-o", "-")
     assert streamed.stdout == (tmp_path / f"{NAME}.tar").read_bytes()
     assert b"export" in streamed.stderr
-    assert mr_bundle("export", source, cwd=tmp_path).returncode == 8
+    assert mr_bundle("export", source, cwd=tmp_path).returncode == 2
     refused = mr_bundle("export", source, "-o", "-", "--json")
     assert refused.returncode == 2
     assert json.loads(refused.stdout.splitlines()[-1])["hint"]
@@ -310,3 +310,34 @@ def test_memory_does_not_grow_with_the_bundle(tmp_path: Path) -> None:
     written, peak = map(int, done.stdout.split())
     assert written > size
     assert peak < 100 << 10
+
+
+def test_a_pipe_by_name_is_pointed_to_the_dash(layout: LayoutStore) -> None:
+    """The link behind `/dev/stdout` leads to `pipe:[…]`, which is no path."""
+    program = [sys.executable, "-c", "from mr_bundler.cli import run; run()"]
+    command = [*program, "export", f"oci:{layout.path}:{NAME}", "-o", "/dev/stdout"]
+    ran = subprocess.run(command, check=False, capture_output=True, text=True)
+    assert ran.returncode == 9, ran.stderr
+    assert "`/dev/stdout`: it is no regular file" in ran.stderr
+    assert "`-o -`" in ran.stderr
+    assert ran.stdout == ""
+
+
+def test_the_command_says_how_others_read_it(layout: LayoutStore, tmp_path: Path) -> None:
+    program = [sys.executable, "-c", "from mr_bundler.cli import run; run()"]
+    place = tmp_path / "x.tar"
+    command = [*program, "export", f"oci:{layout.path}:{NAME}", "-o", str(place)]
+    ran = subprocess.run(command, check=True, capture_output=True, text=True)
+    whole, *_, last = ran.stdout.splitlines()
+    assert "skopeo and podman" in last
+    skopeo = need("skopeo")
+    raw = subprocess.run([skopeo, "inspect", "--raw", whole], check=True, capture_output=True).stdout
+    assert Digest.of(raw) == layout.resolve(NAME).digest
+    bare = subprocess.run([skopeo, "inspect", "--raw", whole.rpartition(":")[0]], check=False, capture_output=True)
+    assert bare.returncode != 0  # papers are entries too; else the advice can go
+    again = subprocess.run(command, check=False, capture_output=True, text=True)
+    assert again.returncode == 2
+    assert "--overwrite" in again.stderr
+    explained = subprocess.run([*program, "export", "--help"], check=True, capture_output=True, text=True).stdout
+    assert "skopeo copy --all oci-archive:" in explained
+    assert "podman pull oci-archive:" in explained

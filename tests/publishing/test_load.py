@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import gc
 import hashlib
 import io
@@ -187,7 +188,7 @@ def test_from_a_registry_and_with_layers_that_state_no_size(
     rewritten = write_model_runner(remote, "v1", remote, "runner", scratch=tmp_path / "scratch")
     with pytest.raises(InvalidInputError, match="not the bundle"):
         load_bundle(remote, "runner", host=dockerd.host)
-    index = parse_document(remote.read_document(rewritten))
+    index = parse_document(remote.read_document(rewritten.index))
     assert isinstance(index, Index)
     value = json.loads(remote.read_document(index.manifests[0]))
     del value["annotations"][ANNOTATION_MADE_FROM]  # any other bundle with gzip layers, which state no size
@@ -398,3 +399,25 @@ def image_of(place: Path, blob: bytes, diff_id: Digest) -> LayoutStore:
     value = {"schemaVersion": 2, "mediaType": MEDIA_MANIFEST, "config": described[0], "layers": described[1:]}
     layout.put_document(dump_json(value), MEDIA_MANIFEST, name="x")
     return layout
+
+
+def test_targets_of_one_platform_get_tags_of_their_own(dockerd: RunningEngine, layout: LayoutStore) -> None:
+    main = entry(layout)
+    other = dataclasses.replace(main, annotations={**main.annotations, ANNOTATION_TARGET: f"{Platform.host()}+cuda13"})
+    layout.put_document(make_index((main, other), {}).raw, MEDIA_INDEX, name="several")
+    wanted = Target.parse(TARGET)
+    done = load_bundle(layout, "several", target=wanted, host=dockerd.host)
+    assert done.tag == f"{BACKEND}:{GOOD}-{wanted.accelerator}"
+    assert load_bundle(layout, "several", target=wanted, host=dockerd.host, tag="a:b").tag == "a:b"
+    assert load_bundle(layout, NAME, target=wanted, host=dockerd.host).tag == f"{BACKEND}:{GOOD}"
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_the_usual_address_is_named(layout: LayoutStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("DOCKER_HOST", raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))  # no contexts of ours
+    if Path("/var/run/docker.sock").exists():
+        pytest.skip("an engine may listen there")
+    with pytest.raises(UnavailableError, match=r"at `unix:///.*\.sock`"):
+        load_bundle(layout, NAME)
+    gc.collect()

@@ -148,10 +148,10 @@ def test_equal_distributions_keep_equal_layers(bundles: Bundles, tmp_path: Path)
 def test_it_goes_to_a_registry_under_its_tag(layout: LayoutStore, remote: RegistryStore, tmp_path: Path) -> None:
     transfer(layout, NAME, remote, "1.0")
     first = write_model_runner(remote, "1.0", remote, scratch=tmp_path / "scratch")
-    assert remote.resolve(f"{BACKEND}-{GOOD}").digest == first.digest
+    assert remote.resolve(f"{BACKEND}-{GOOD}").digest == first.index.digest
     events: list[Event] = []
     again = write_model_runner(layout, NAME, remote, scratch=tmp_path / "scratch", report=events.append)
-    assert again.digest == first.digest
+    assert again.index.digest == first.index.digest
     assert [event.code for event in events if isinstance(event, Notice)] == ["model-runner-present"]
     assert not any(isinstance(event, PhaseProgress) for event in events)
     with pytest.raises(AccessDeniedError, match="not made from this bundle"):
@@ -162,7 +162,7 @@ def test_it_goes_to_a_registry_under_its_tag(layout: LayoutStore, remote: Regist
     blobs = [event for event in events if isinstance(event, BlobFinished)]
     assert blobs
     assert {event.outcome for event in blobs} == {Outcome.SKIPPED}  # the same bytes again
-    assert remote.resolve(f"{BACKEND}-{GOOD}").digest == first.digest
+    assert remote.resolve(f"{BACKEND}-{GOOD}").digest == first.index.digest
     progress = [event for event in events if isinstance(event, PhaseProgress) and event.phase == "rewrite"]
     assert progress[-1].done == progress[-1].total == sum(layer.size for layer in manifest(layout).layers)
     phases = [event.phase for event in events if isinstance(event, PhaseFinished)]
@@ -195,13 +195,13 @@ def test_one_entry_for_each_platform(layout: LayoutStore, tmp_path: Path) -> Non
         write_model_runner(layout, "several", MemoryStore(), "x", scratch=scratch, targets=["beos/x86+cpu"])
     assert not scratch.exists()
     written = write_model_runner(layout, "several", layout, "both", scratch=scratch, targets=targets[:2])
-    both = parse_document(layout.read_document(written))
+    both = parse_document(layout.read_document(written.index))
     assert isinstance(both, Index)
     assert [str(item.platform) for item in both.manifests] == ["darwin/arm64", str(HOST)]
     layers = [json.loads(layout.read_document(item))["layers"] for item in both.manifests]
     assert layers[0] == layers[1]
     alone = write_model_runner(layout, str(main.digest), layout, "alone", scratch=scratch)
-    assert isinstance(parse_document(layout.read_document(alone)), Index)
+    assert isinstance(parse_document(layout.read_document(alone.index)), Index)
     place = tmp_path / "installed" / BACKEND
     install(layout.path, "both", BACKEND, place, system=HOST.os, architecture=HOST.architecture)
     assert (place / "bin/python3").exists()

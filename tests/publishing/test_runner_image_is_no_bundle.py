@@ -29,5 +29,5 @@ def test_it_is_not_taken_for_a_bundle(bundles: Bundles, tmp_path: Path) -> None:
     with pytest.raises(InvalidInputError) as joined:
         join_index(store, "joined", ["image"])
     refused.append(joined.value)
-    assert image.digest
+    assert image.index.digest
     assert all("model runner's image" in error.message and bundle in error.hint for error in refused)

@@ -54,6 +54,8 @@ def test_both_images_are_there_afterwards(bundles: Bundles, plain_registry: Real
     assert ran.returncode == 0, ran.stdout
     result = json.loads(ran.stdout.splitlines()[-1])
     assert result["model_runner"]["name"] == "tiny-1.0"
+    assert result["model_runner"]["blobs_pushed"] > 0
+    assert result["model_runner"]["bytes_pushed"] > 0
     remote = connect(plain_registry.host, repository)
     assert str(remote.resolve("1.0").digest) == result["digest"]
     runner = remote.resolve("tiny-1.0")
@@ -68,6 +70,28 @@ def test_both_images_are_there_afterwards(bundles: Bundles, plain_registry: Real
     assert again.returncode == 0, again.stderr
     assert "0 blobs sent" in again.stdout
     assert "tiny-1.0: image for the model runner" in again.stdout
+    assert again.stdout.splitlines()[-1].strip() == "was there already"
+    remote.close()
+
+
+def test_the_second_image_has_its_own_count(bundles: Bundles, plain_registry: RealRegistry, repository: str) -> None:
+    place = f"docker://{plain_registry.host}/{repository}"
+    first = push(bundles, f"{place}:1.0", plain_registry.host)
+    counts = [line for line in first.stdout.splitlines() if "blobs sent" in line]
+    assert len(counts) == 2, first.stdout
+    assert not any(line.strip().startswith("0 blobs") for line in counts)
+
+
+def test_a_failed_rewrite_says_that_the_bundle_is_there(
+    bundles: Bundles, plain_registry: RealRegistry, repository: str, cache: Path
+) -> None:
+    cache.write_text("no directory")
+    place = f"docker://{plain_registry.host}/{repository}:1.0"
+    ran = push(bundles, place, plain_registry.host)
+    assert ran.returncode == 9, ran.stderr
+    assert f"the bundle itself is published as `{place}`" in ran.stderr
+    remote = connect(plain_registry.host, repository)
+    assert str(remote.resolve("1.0").digest) in ran.stderr
     remote.close()
 
 

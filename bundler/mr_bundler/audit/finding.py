@@ -22,7 +22,7 @@ FINDINGS = {
     "unsafe-path": "a path or link that some host cannot extract, or must not",
     "unsafe-mode": "a setuid, setgid, sticky or world-writable file",
     "startup-code": "a .pth file or sitecustomize runs code when Python starts",
-    "unknown-licence": "a distribution states no licence that can be named",
+    "unknown-licence": "a distribution, or a library beside the interpreter, has no licence that can be named",
 }
 """Every kind of finding and what it means; the names are stable."""
 NEVER_ALLOWED = frozenset({"unsafe-path", "unsafe-mode", "case-collision"})
@@ -37,7 +37,7 @@ class Finding:
 
     Attributes:
         kind: A key of `FINDINGS`.
-        path: Where, relative to the root of the tree; a distribution's name for `unknown-licence`.
+        path: Where, relative to the root of the tree; the name of a distribution or library for `unknown-licence`.
         detail: What exactly, such as the name of a library: one short text without the path.
     """
 
@@ -53,7 +53,7 @@ class Allowance:
     Attributes:
         finding: A key of `FINDINGS`.
         paths: Patterns as in `SlimRules` (relative to site-packages, with a leading ``/`` to the root); for
-            ``unknown-licence`` names of distributions. At least one.
+            ``unknown-licence`` names of distributions and libraries. At least one.
         details: Exact details it is limited to, such as names of libraries; empty for any.
         targets: Targets as text it is limited to; empty for all.
         reason: Why, for the reader of the recipe and of the report.

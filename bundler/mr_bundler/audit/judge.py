@@ -14,6 +14,7 @@ from mr_bundler.audit.finding import FINDINGS, NEVER_ALLOWED, STRICT_ONLY, Allow
 from mr_bundler.audit.path_rules import judge_paths
 from mr_bundler.audit.text_rules import judge_customization, judge_shebang, judge_startup
 from mr_bundler.environment.leaks import Leak
+from mr_bundler.papers.libraries import unlicensed_libraries
 from mr_bundler.recipe.recipe import SlimRules
 from mr_core.bundle_config import HostRequirements
 from mr_core.errors import BuildError, printable
@@ -103,7 +104,7 @@ def judge(
         requires: The least host it promises to run on; floors that are empty there are only reported.
         allow: What its author accepts; allowances for other targets do not count, nor do those for what nobody may
             allow (`NEVER_ALLOWED`).
-        strict: Whether distributions without a known licence fail; otherwise they are listed.
+        strict: Whether distributions and libraries without a known licence fail; otherwise they are listed.
     """
     allow = [item for item in allow if speaks_of(item, target)]
     binaries = {path: facts.binary for path, facts in tree.facts.items() if facts.binary is not None}
@@ -206,6 +207,12 @@ def _all_findings(tree: AuditedTree, target: Target, requires: HostRequirements)
     yield from _failing(
         Finding(kind="unknown-licence", path=name) for name, licence in tree.licences.items() if not licence
     )
+
+
+def judge_libraries(interpreter: Sequence[Entry]) -> list[Finding]:
+    """Return findings for libraries among the interpreter's own files that have no licence this tool can name."""
+    detail = "a library beside the interpreter"
+    return [Finding(kind="unknown-licence", path=name, detail=detail) for name in unlicensed_libraries(interpreter)]
 
 
 def _failing(findings: Iterable[Finding]) -> Iterator[tuple[Finding, bool]]:

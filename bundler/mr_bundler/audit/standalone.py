@@ -12,7 +12,7 @@ from typing import Any
 
 from mr_bundler.audit.examine import Examination, examine_directory
 from mr_bundler.audit.finding import Allowance, Finding
-from mr_bundler.audit.judge import AuditedTree, AuditReport, judge, pair, pairs_json, speaks_of
+from mr_bundler.audit.judge import AuditedTree, AuditReport, judge, judge_libraries, pair, pairs_json, speaks_of
 from mr_bundler.audit.records import Record, judge_manifest, judge_records, read_records
 from mr_bundler.environment.leaks import plan_needles
 from mr_bundler.environment.shim_files import RECIPE_PATH
@@ -23,9 +23,9 @@ from mr_bundler.unpack import unpack_bundle
 from mr_core.bundle_config import BundleConfig, HostRequirements, parse_bundle_config
 from mr_core.digest import Digest
 from mr_core.durable import host_errors
-from mr_core.errors import InvalidInputError
+from mr_core.errors import InvalidInputError, UsageError
 from mr_core.events import Cancel, Phase, Reporter, SafeReporter, discard
-from mr_core.file_manifest import BUNDLE_PATH, FILES_PATH, FileEntry, parse_entries
+from mr_core.file_manifest import BUNDLE_PATH, FILES_PATH, Entry, FileEntry, parse_entries
 from mr_core.platform import ARCHITECTURES, OPERATING_SYSTEMS, Platform, Target
 from mr_core.store import Source
 
@@ -42,10 +42,11 @@ class AuditOptions:
         target: What the binaries should be for; default what a bundle says, else what most of them are for.
         requires: Floors that are not empty go before those a bundle says.
         allow: Allowances; default those of the recipe that a bundle was built from.
+        backend: Whose recipe these allowances are from; empty when they are from none.
         licences: SPDX expressions of distributions that state none; default those of the same recipe.
         trust_recipe: Whether the recipe in a bundle is asked for either. What comes from elsewhere could allow itself
             anything.
-        strict: Whether distributions without a known licence fail.
+        strict: Whether distributions and libraries without a known licence fail.
         in_place: Whether the directory is where the tree lives: naming its own place then makes it no bundle. Not so
             when it was only unpacked there.
         config: What the image of an unpacked bundle says; the tree must say the same.
@@ -55,6 +56,7 @@ class AuditOptions:
     target: Target | None = None
     requires: HostRequirements = field(default_factory=HostRequirements)
     allow: Sequence[Allowance] | None = None
+    backend: str = ""
     licences: Mapping[str, str] | None = None
     trust_recipe: bool = True
     strict: bool = False
@@ -132,6 +134,7 @@ def audit_bundle(
         CancelledError: asked to stop.
     """
     bundle = read_published(source, name, place=where, target=options.target)
+    _check_options(options, bundle.config, bundle.config.target, where)
     tree = scratch / "tree"
     unpack_bundle(source, bundle.manifest, tree, jobs=options.jobs, report=report, cancel=cancel)
     options = replace(options, in_place=False, config=bundle.config)
@@ -154,6 +157,7 @@ def audit_directory(
     Raises:
         HostError: when something cannot be read.
         InvalidInputError: the bundle's own papers are malformed.
+        UsageError: an option has no meaning for what lies there.
         CancelledError: asked to stop.
     """
     report, cancel = SafeReporter(report), cancel or Cancel()
@@ -164,6 +168,7 @@ def audit_directory(
         config = _read_config(root, seen)
         target = options.target or (config.target if config is not None else None)
         chosen = target or guess_target(seen)
+        _check_options(options, config, chosen, where or str(root))
         requires = _requires(options.requires, config)
         records = read_records(root, seen.entries)
         recipe = _recorded_recipe(root, seen)
@@ -178,6 +183,7 @@ def audit_directory(
                 *seen.extra,
                 *judge_records(seen.entries, records),
                 *_judge_papers(root, seen, config, image=options.config),
+                *(judge_libraries(_unowned(seen, records)) if config is not None else ()),
             ],
         )
         allow = options.allow if options.allow is not None else trusted.audit if trusted else ()
@@ -195,6 +201,27 @@ def audit_directory(
         claimed=tuple(pair(judged.findings, claims)) if distrusted else (),
         report=judged,
     )
+
+
+def _check_options(options: AuditOptions, config: BundleConfig | None, target: Target, where: str) -> None:
+    """Refuse the recipe of another backend, and floors that no binary for ``target`` has."""
+    if config is not None and options.backend not in {"", config.backend}:
+        raise UsageError(
+            f"Cannot audit `{where}` with the recipe of `{options.backend}`: it is a bundle of `{config.backend}`",
+            hint=f"name a recipe of `{config.backend}` with `--recipe`",
+        )
+    system = target.platform.os
+    for name, floor, meant in (("glibc", options.requires.glibc, "linux"), ("macos", options.requires.macos, "darwin")):
+        if floor and system != meant:
+            raise UsageError(
+                f"Cannot audit `{where}` with `--{name} {floor}`: it is for {target}", hint=f"leave `--{name}` away"
+            )
+
+
+def _unowned(seen: Examination, records: Sequence[Record]) -> list[Entry]:
+    """Return what no distribution of a bundle says is its own: the interpreter, and the bundle's few own files."""
+    owned = {path for record in records for path in record.files or ()}
+    return [entry for path, entry in seen.entries.items() if path not in owned]
 
 
 def guess_target(seen: Examination) -> Target:

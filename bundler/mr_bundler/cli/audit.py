@@ -47,7 +47,7 @@ def _version(ctx: click.Context, parameter: click.Parameter, text: str) -> str:
 )
 @click.option("--glibc", default="", callback=_version, metavar="VERSION", help="Newest glibc a binary may ask for.")
 @click.option("--macos", default="", callback=_version, metavar="VERSION", help="Newest macOS a binary may ask for.")
-@click.option("--strict", is_flag=True, help="Distributions without a known licence fail, too.")
+@click.option("--strict", is_flag=True, help="Distributions and libraries without a known licence fail, too.")
 @click.option(
     "--recipe",
     type=PathText(),
@@ -55,7 +55,11 @@ def _version(ctx: click.Context, parameter: click.Parameter, text: str) -> str:
 )
 @click.option("--trust-recipe", is_flag=True, help="Count what the recipe in a bundle from elsewhere allows.")
 @click.option("--allow-nothing", is_flag=True, help="Count what a recipe allows, too.")
-@click.option("--cache", type=PathText(file_okay=False), help="Where to unpack.  [default: $MR_CACHE]")
+@click.option(
+    "--cache",
+    type=PathText(file_okay=False),
+    help="Where to unpack.  [default: $MR_CACHE, else ~/.cache/mr-bundle]",
+)
 @click.option("-j", "--jobs", type=click.IntRange(1, 64), help="Parallel steps.  [default: number of cores]")
 @registry_options
 @output_options
@@ -95,6 +99,7 @@ def audit(
         target=target,
         requires=HostRequirements(glibc=glibc, macos=macos),
         allow=stated.audit if stated is not None else allowances,
+        backend=stated.backend if stated is not None else "",
         licences=stated.licences if stated is not None else None,
         strict=strict,
         jobs=jobs,

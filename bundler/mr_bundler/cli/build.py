@@ -33,7 +33,11 @@ _RULES = 3
     help="OCI layout directory to write to.",
 )
 @click.option("--no-cache", is_flag=True, help="Build and pack everything again.")
-@click.option("--cache", type=PathText(file_okay=False), help="Cache directory.  [default: $MR_CACHE]")
+@click.option(
+    "--cache",
+    type=PathText(file_okay=False),
+    help="Cache directory.  [default: $MR_CACHE, else ~/.cache/mr-bundle]",
+)
 @click.option(
     "--python-from",
     envvar="MR_PYTHON_FROM",
@@ -50,7 +54,7 @@ _RULES = 3
     is_flag=True,
     help="Fail where the pinned interpreter cannot be had, instead of taking a Python of this machine.",
 )
-@click.option("--strict", is_flag=True, help="Fail when a distribution states no licence that can be named.")
+@click.option("--strict", is_flag=True, help="Fail when a distribution or library has no licence that can be named.")
 @click.option("-j", "--jobs", type=click.IntRange(1, 64), help="Parallel steps.  [default: number of cores]")
 @output_options
 def build(

@@ -32,7 +32,11 @@ def _duration(_context: click.Context, _parameter: click.Parameter, text: str | 
 
 @click.command(short_help="Show what the cache holds, or remove what nobody uses.")
 @click.argument("action", type=click.Choice(["show", "prune"]), default="show", metavar="[show|prune]")
-@click.option("--cache", type=PathText(file_okay=False), help="Cache directory.  [default: $MR_CACHE]")
+@click.option(
+    "--cache",
+    type=PathText(file_okay=False),
+    help="Directory.  [default: $MR_CACHE, else ~/.cache/mr-bundle]",
+)
 @click.option("--older-than", callback=_duration, metavar="TIME", help="Prune what was last used longer ago: 30d, 12h.")
 @click.option("--all", "everything", is_flag=True, help="Prune all of it.")
 @click.option("--dry-run", is_flag=True, help="Only say what would be removed.")

@@ -12,6 +12,7 @@ from mr_bundler.lock.lock import check_locks
 from mr_bundler.recipe.recipe import load_recipe
 from mr_core.cli.options import output_options
 from mr_core.cli.session import Session
+from mr_core.errors import BundleError
 
 
 @click.command(short_help="Check recipes and their locks.")
@@ -23,12 +24,17 @@ def check(session: Session, recipes: tuple[Path, ...]) -> None:
     A lock is valid with wheels whose sha256 is pending; they are named, and nothing can be built from it yet.
 
     \b
-      mr-bundle check recipes/*
+      mr-bundle check recipes/*/
     """
     checked: list[dict[str, Any]] = []
+    errors: list[BundleError] = []
     for directory in recipes:
-        recipe = load_recipe(directory)
-        locks = check_locks(recipe)
+        try:
+            recipe = load_recipe(directory)
+            locks = check_locks(recipe)
+        except BundleError as error:
+            errors.append(error)
+            continue
         checked.append(
             {
                 "backend": recipe.backend,
@@ -40,7 +46,18 @@ def check(session: Session, recipes: tuple[Path, ...]) -> None:
                 },
             }
         )
+    if errors:
+        raise _joined(errors)
     session.result({"recipes": checked}, "\n".join(line for item in checked for line in _lines(item)))
+
+
+def _joined(errors: list[BundleError]) -> BundleError:
+    """Return the only error, or one of the first one's kind with the text of all."""
+    first = errors[0]
+    if len(errors) == 1:
+        return first
+    messages = [error.message for error in errors]
+    return type(first)("\n".join(messages), hint=first.hint, problems=messages)
 
 
 def _lines(item: dict[str, Any]) -> list[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from mr_bundler.cli.advice import tag_advice
+from mr_bundler.cli.advice import require_tag, tag_advice, version_of
 from mr_bundler.cli.recipe_arguments import TARGETS, parse_targets
 from mr_bundler.cli.transfer_arguments import JOBS, MOUNT_FROM, NO_PAPERS, OVERWRITE, open_both, show_transfer
 from mr_core.cli.options import output_options, registry_options
@@ -46,6 +46,8 @@ def copy(
       mr-bundle copy docker://registry.example/bundles/mlx-lm:0.32.2 oci:mirror --target linux/amd64+cpu
       mr-bundle copy oci-archive:mlx-lm.tar docker://registry.example/bundles/mlx-lm:0.32.2
 
+    A registry needs a tag; in a layout the bundle keeps its name, or is called BACKEND-VERSION.
+
     An archive can only be read here; `mr-bundle export` writes one.
     """
     wanted = parse_targets(targets)
@@ -53,6 +55,7 @@ def copy(
         open_both(session, source, destination, registry) as (opened, name, store, destination_name),
         tag_advice(source),
     ):
+        require_tag(destination, lambda: version_of(opened, name))
         done = transfer(
             opened,
             name,

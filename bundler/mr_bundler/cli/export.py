@@ -48,10 +48,15 @@ def export(
 
     The file appears complete or not at all, and the same bundle gives the same bytes wherever it comes from.
 
+    Papers are entries of their own in the archive, so skopeo and podman want the bundle's name behind the file:
+    `oci-archive:FILE:NAME`. `podman load -i FILE`, which takes none, reads archives written with --no-papers only.
+
     \b
       mr-bundle export oci:dist/layout:mlx-lm-0.32.2
       mr-bundle export docker://registry.example/bundles/mlx-lm:0.32.2 -o - | ssh host 'cat > mlx-lm.tar'
       mr-install mlx-lm --from oci-archive:mlx-lm-0.32.2.tar
+      skopeo copy --all oci-archive:mlx-lm-0.32.2.tar:mlx-lm-0.32.2 docker://registry.example/bundles/mlx-lm:0.32.2
+      podman pull oci-archive:mlx-lm-0.32.2.tar:mlx-lm-0.32.2
     """
     wanted = parse_targets(targets)
     opened, name = open_source(parse_location(source), options=registry, cancel=session.cancel)
@@ -71,15 +76,17 @@ def export(
     finally:
         opened.close()
     if done.path:
-        session.result(done, lambda: show_export(done))
+        session.result(done, lambda: show_export(done, papers=not no_papers))
     else:
         session.close()
 
 
-def show_export(done: ExportResult) -> str:
+def show_export(done: ExportResult, *, papers: bool) -> str:
     """Return what was written, and under which name it can be read."""
     return (
         f"oci-archive:{done.path}:{done.name}\n  digest {done.digest}\n  {show_bytes(done.bytes)}, {done.blobs} blobs"
+        "\n  skopeo and podman read it under the whole name above"
+        + (", with `podman pull`, not `podman load`" if papers else "")
     )
 
 

@@ -4,16 +4,25 @@ from __future__ import annotations
 
 import click
 
+from mr_bundler.cli.advice import require_tag
 from mr_bundler.cli.transfer_arguments import OVERWRITE
-from mr_bundler.join import join_index
+from mr_bundler.join import join_index, member_version
 from mr_core.bundle_config import ANNOTATION_TARGET
 from mr_core.cli.options import output_options, registry_options
 from mr_core.cli.session import Session
-from mr_core.errors import UsageError
+from mr_core.errors import BundleError, UsageError
 from mr_core.location import parse_location
 from mr_core.manifest import Index, parse_document
 from mr_core.open_store import open_store
 from mr_core.registry_options import RegistryOptions
+from mr_core.store import Store
+
+
+def _suggested(store: Store, member: str) -> str:
+    try:
+        return member_version(store, member)
+    except BundleError:
+        return ""  # the tag is what is missing; what is wrong with the members comes next
 
 
 @click.command(short_help="Join bundles that were pushed by digest into one index.")
@@ -38,6 +47,7 @@ def index(
     place = parse_location(destination)
     store, name = open_store(place, options=registry, cancel=session.cancel)
     try:
+        require_tag(destination, lambda: _suggested(store, members[0]))
         if not name or ":" in name:
             raise UsageError(f"Cannot write an index to `{place}`: it names no tag", hint="add one, such as `:1.0`")
         done = join_index(store, name, members, overwrite=overwrite, report=session.report, cancel=session.cancel)

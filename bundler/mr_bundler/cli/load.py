@@ -24,7 +24,12 @@ from mr_core.registry_options import RegistryOptions
     callback=parse_target,
     help="The bundle to load.  [default: the only one for the engine's platform]",
 )
-@click.option("--tag", default="", metavar="NAME[:TAG]", help="Name of the image.  [default: BACKEND:VERSION]")
+@click.option(
+    "--tag",
+    default="",
+    metavar="NAME[:TAG]",
+    help="Name of the image.  [default: BACKEND:VERSION, with -ACCELERATOR if several bundles are for one platform]",
+)
 @click.option(
     "--host",
     default="",

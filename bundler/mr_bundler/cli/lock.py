@@ -31,7 +31,11 @@ from mr_core.errors import InvalidInputError
     is_flag=True,
     help="Fail with status 7, and write nothing, if the sha256 of a wheel stays pending.",
 )
-@click.option("--cache", type=PathText(file_okay=False), help="Cache directory.  [default: $MR_CACHE]")
+@click.option(
+    "--cache",
+    type=PathText(file_okay=False),
+    help="Cache directory.  [default: $MR_CACHE, else ~/.cache/mr-bundle]",
+)
 @output_options
 def lock(
     session: Session,
@@ -51,7 +55,7 @@ def lock(
 
     \b
       mr-bundle lock recipes/mlx-lm
-      mr-bundle lock recipes/* --check                       (in CI: is every lock what its recipe gives?)
+      mr-bundle lock recipes/*/ --check                      (in CI: is every lock what its recipe gives?)
       mr-bundle lock recipes/vllm-metal --require-complete   (before a release)
     """
     wanted = parse_targets(targets)
@@ -66,10 +70,14 @@ def lock(
             report=session.report,
             cancel=session.cancel,
         )
+    rows = [_row(change, kept=dry_run or only_check) for change in changes]
     if only_check and any(change.written for change in changes):
         stale = ", ".join(f"`{change.path}`" for change in changes if change.written)
-        raise InvalidInputError(f"Cannot accept {stale}: locking again changes it", hint="run `mr-bundle lock`")
-    rows = [_row(change, kept=dry_run or only_check) for change in changes]
+        raise InvalidInputError(
+            f"Cannot accept {stale}: locking again changes it",
+            hint="run `mr-bundle lock`; `--dry-run` shows what changes",
+            locks=rows,
+        )
     session.result({"locks": rows}, lambda: show_changes(rows))
 
 

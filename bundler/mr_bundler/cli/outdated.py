@@ -43,7 +43,7 @@ def outdated(
     the recipe that keep a newer version away. Newer builds of Python are not looked for.
 
     \b
-      mr-bundle outdated recipes/*
+      mr-bundle outdated recipes/*/
       mr-bundle outdated recipes/mlx-lm --as-of 2026-12-01 --check
     """
     found: list[OutdatedTarget] = []

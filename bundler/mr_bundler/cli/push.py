@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Sequence
-from typing import assert_never
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, assert_never
 
 import click
 
-from mr_bundler.cli.advice import tag_advice
+from mr_bundler.cli.advice import require_tag, tag_advice, version_of
 from mr_bundler.cli.recipe_arguments import TARGETS, parse_targets
 from mr_bundler.cli.transfer_arguments import (
     JOBS,
@@ -22,12 +23,15 @@ from mr_bundler.cli.transfer_arguments import (
 from mr_core.cli.jsonl import plain
 from mr_core.cli.options import output_options, registry_options
 from mr_core.cli.session import Session
-from mr_core.errors import UsageError
+from mr_core.errors import BundleError, UsageError
 from mr_core.location import ArchiveLocation, LayoutLocation, Location, RegistryLocation, parse_location
-from mr_core.manifest import Descriptor, Index, parse_document
+from mr_core.manifest import Index, parse_document
 from mr_core.registry_options import RegistryOptions
 from mr_core.store import Source, Store
 from mr_core.transfer import TransferResult, transfer, transfer_by_digest
+
+if TYPE_CHECKING:
+    from mr_bundler.export.model_runner import RunnerImage
 
 
 @click.command(short_help="Publish a bundle to a registry or layout.")
@@ -98,6 +102,7 @@ def push(
             )
             session.result({"location": store.describe(), "bundles": pushed}, lambda: show_digests(pushed))
             return
+        require_tag(destination, lambda: version_of(opened, name))
         runner_tag = ""
         if also:
             runner_tag = _runner_tag(opened, name, destination_name)
@@ -117,19 +122,35 @@ def push(
         )
         runner = None
         if also:
-            runner = _write_runner(
-                session, opened, name, store, runner_tag, targets=chosen, jobs=jobs, overwrite=overwrite
-            )
+            with _after(place, done):
+                runner = _write_runner(
+                    session, opened, name, store, runner_tag, targets=chosen, jobs=jobs, overwrite=overwrite
+                )
     result = plain(done)
     if runner is not None:
-        result["model_runner"] = {"name": runner_tag, "digest": str(runner.digest)}
+        counts = {} if runner.sent is None else plain(runner.sent)
+        result["model_runner"] = {**counts, "name": runner_tag, "digest": str(runner.index.digest)}
     session.result(result, lambda: show_push(done, place, runner_tag, runner))
 
 
-def show_push(result: TransferResult, place: Location, runner_tag: str, runner: Descriptor | None) -> str:
+def show_push(result: TransferResult, place: Location, runner_tag: str, runner: RunnerImage | None) -> str:
     """Return what a push sent, and under which names."""
     text = show_transfer(result, place)
-    return text if runner is None else f"{text}\n  {runner_tag}: image for the model runner, digest {runner.digest}"
+    if runner is None:
+        return text
+    counts = "was there already" if runner.sent is None else show_counts(runner.sent)
+    return f"{text}\n  {runner_tag}: image for the model runner, digest {runner.index.digest}\n  {counts}"
+
+
+@contextlib.contextmanager
+def _after(place: Location, done: TransferResult) -> Iterator[None]:
+    """Say in an error that the bundle has been published before it."""
+    published = f"the bundle itself is published as `{place}`, digest {done.digest}; run it again for the image"
+    try:
+        yield
+    except BundleError as error:
+        hint = f"{error.hint}; {published}" if error.hint else published
+        raise type(error)(error.message, hint=hint, **error.fields) from error
 
 
 def show_digests(results: Sequence[TransferResult]) -> str:
@@ -193,7 +214,7 @@ def _write_runner(
     targets: Sequence[str] | None,
     jobs: int,
     overwrite: bool,
-) -> Descriptor:
+) -> RunnerImage:
     from mr_bundler.cache import BuildCache, default_cache  # noqa: PLC0415 - needed for this option only
     from mr_bundler.environment.tree import build_directory  # noqa: PLC0415
     from mr_bundler.export.model_runner import write_model_runner  # noqa: PLC0415

@@ -43,7 +43,11 @@ from mr_core.registry_options import RegistryOptions
 )
 @click.option("--use-cache", is_flag=True, help="Take packed layers of earlier builds from the cache: proves less.")
 @click.option("--run-steps", is_flag=True, help="Run what the bundle names, as you, on this machine: see above.")
-@click.option("--cache", type=PathText(file_okay=False), help="Cache directory.  [default: $MR_CACHE]")
+@click.option(
+    "--cache",
+    type=PathText(file_okay=False),
+    help="Cache directory.  [default: $MR_CACHE, else ~/.cache/mr-bundle]",
+)
 @click.option("-j", "--jobs", type=click.IntRange(1, 64), help="Parallel steps.  [default: number of cores]")
 @registry_options
 @output_options

@@ -18,6 +18,8 @@ from mr_bundler.cache import default_cache
 from mr_bundler.compare.rebuilt import RebuildComparison, Verdict, compare_documents, compare_rebuild
 from mr_bundler.environment.shim_files import LOCK_PATH, RECIPE_PATH
 from mr_bundler.environment.tree import build_directory
+from mr_bundler.image.destination import check_destination
+from mr_bundler.image.image import reference_name
 from mr_bundler.interpreter.host_search import locate_host_python
 from mr_bundler.lock.lock import Lock, parse_lock
 from mr_bundler.lock.python_pin import pin_for
@@ -28,12 +30,16 @@ from mr_bundler.unpack import read_members, unpack_bundle
 from mr_core.digest import Digest
 from mr_core.durable import host_errors
 from mr_core.errors import IntegrityError, InvalidInputError, UsageError, printable
-from mr_core.events import Cancel, Level, Notice, Phase, Reporter, SafeReporter, discard
+from mr_core.events import Cancel, Level, Notice, Phase, Reporter, SafeReporter, Unit, discard
 from mr_core.file_manifest import BUNDLE_PATH, FILES_PATH, Entry, FileEntry, parse_entries
 from mr_core.layout import LayoutStore
 from mr_core.platform import Target
+from mr_core.reader import VerifyingReader
+from mr_core.resuming import ResumingStream
+from mr_core.retry import RetryPolicy
 from mr_core.store import Source
 
+_PIECE = 1 << 20
 _HOST = "host"
 
 
@@ -104,10 +110,14 @@ def rebuild_bundle(
     report = SafeReporter(report)
     cancel = cancel or Cancel()
     recorded = read_published(source, name, place=place, target=target)
+    if options.layout is not None:
+        check_destination(options.layout, reference_name(recorded.config.backend, recorded.config.version))
     cache = options.cache or default_cache(environ)
     with build_directory(cache / "tmp") as scratch:
         recipe, lock = _read_inputs(source, recorded, scratch / "recipe")
         _refuse_steps(recorded, recipe, lock, options)
+        if compare:
+            _verify_blobs(source, recorded, report, cancel)
         layout = options.layout or scratch / "layout"
         built = build_bundle(
             recipe,
@@ -131,6 +141,21 @@ def rebuild_bundle(
                 comparison = _compare(source, recorded, layout, built, scratch=scratch, cancel=cancel)
                 phase.detail = {"verdict": comparison.verdict.value}
     return RebuildResult(recorded=recorded, built=built, comparison=comparison)
+
+
+def _verify_blobs(source: Source, recorded: PublishedBundle, report: Reporter, cancel: Cancel) -> None:
+    """Read everything that was published: equal manifests say nothing about what lies behind the published one."""
+    blobs = (recorded.manifest.config, *recorded.manifest.layers)
+    with Phase(report, "verify", recorded.place, total=sum(blob.size for blob in blobs), unit=Unit.BYTES) as phase:
+        done = 0
+        for blob in blobs:
+            with ResumingStream(source, blob, policy=RetryPolicy(), cancel=cancel) as stream:
+                reader = VerifyingReader(stream, blob.digest, blob.size)
+                while piece := reader.read(_PIECE):
+                    cancel.check()
+                    done += len(piece)
+                    phase.progress(done)
+                reader.finish()
 
 
 def refuse_difference(result: RebuildResult) -> None:

@@ -66,7 +66,9 @@ def load_bundle(
         source: Where the bundle is.
         name: A name or digest there.
         target: Which bundle of an index; without it, the only one for the engine's platform.
-        tag: ``NAME[:TAG]`` of the image; ``BACKEND:VERSION`` when empty. A tag that exists is moved, as by ``docker``.
+        tag: ``NAME[:TAG]`` of the image; ``BACKEND:VERSION`` when empty, with
+            ``-ACCELERATOR`` where the index has several bundles for the platform. A tag that exists is moved, as
+            by ``docker``.
         host: Address of the engine, such as ``unix:///run/docker.sock``; when empty, what the environment says as for
             ``docker`` (``DOCKER_HOST``, ``DOCKER_CONTEXT``), or else the usual socket.
         report: Gets the phases ``inspect`` and ``load``.
@@ -85,13 +87,13 @@ def load_bundle(
         with Phase(report, "inspect", source.describe()):
             place = source.describe()
             # The source comes first: no engine is needed to say that the bundle is not there.
-            offered = () if target else _targets(source, name)
-            bundle = None if offered else read_published(source, name, place=place, target=target)
+            offered = _targets(source, name)
+            bundle = read_published(source, name, place=place, target=target) if target or not offered else None
             engine = stack.enter_context(contextlib.closing(_Engine(host)))
             if bundle is None:
                 bundle = read_published(source, name, place=place, target=_fitting(offered, engine.platform, place))
             _check_system(bundle.config.target, engine)
-            tag = _full_tag(tag, bundle.config)
+            tag = _full_tag(tag, bundle.config, offered)
             image = engine.find(str(bundle.manifest.config.digest), bundle)
             archive = None if image else plan_archive(source, bundle, tag=tag, cancel=cancel)
         total = archive.size if archive else 0
@@ -147,11 +149,16 @@ def _check_system(target: Target, engine: _Engine) -> None:
         )
 
 
-def _full_tag(tag: str, config: BundleConfig) -> str:
-    """Return ``NAME:TAG``; characters of a version that no tag may have become ``-``."""
+def _full_tag(tag: str, config: BundleConfig, offered: Sequence[str]) -> str:
+    """Return ``NAME:TAG``; characters of a version that no tag may have become ``-``.
+
+    The accelerator is added where several bundles are for one platform, which would take the tag from each other.
+    """
+    alike = [text for text in offered if text.partition("+")[0] == str(config.target.platform)]
+    own = f"{config.version}-{config.target.accelerator}" if len(alike) > 1 else config.version
     head, slash, last = tag.rpartition("/")  # a colon before the last slash belongs to a port
     name, colon, given = last.partition(":")
-    return f"{head}{slash}{name or config.backend}:{given if colon else tag_text(config.version)}"
+    return f"{head}{slash}{name or config.backend}:{given if colon else tag_text(own)}"
 
 
 def _label(bundle: PublishedBundle) -> str:
@@ -180,7 +187,7 @@ class _Engine:
                 "Cannot load into a container engine: the docker library is not installed",
                 hint='run `pip install "mr-backends[build]"`',
             ) from error
-        self._where = host or os.environ.get("DOCKER_HOST", "") or "the default engine"
+        self._where = host or os.environ.get("DOCKER_HOST", "") or _usual_host()
         with self._errors(f"Cannot reach a container engine at `{self._where}`"):
             if host:
                 self._client = docker.DockerClient(base_url=host, version="auto", timeout=_TIMEOUT_SECONDS).api
@@ -239,6 +246,17 @@ class _Engine:
             raise HostError(f"{what}: {reason}", hint="look into the engine's log") from error
         except Exception as error:  # the library passes on what lies below it: OSError, and errors of its HTTP client
             raise _unreachable(what, error) from error
+
+
+def _usual_host() -> str:
+    """Return the address that the library takes when none is given: that of a context, or the usual socket."""
+    try:
+        from docker.context import ContextAPI  # noqa: PLC0415 - see above
+
+        host = ContextAPI.get_current_context().Host
+    except Exception:  # noqa: BLE001 - whatever is wrong with a context, the connection will say so
+        host = ""
+    return str(host or DEFAULT_HOST)
 
 
 def _unreachable(what: str, error: BaseException) -> BundleError:

@@ -46,10 +46,18 @@ from mr_core.memory import BytesStream, MemoryStore
 from mr_core.platform import Platform
 from mr_core.reference import tag_text
 from mr_core.store import BlobFile, BlobStream, Source, Store
-from mr_core.transfer import transfer
+from mr_core.transfer import TransferResult, transfer
 
 _FORMAT = 1
 _ROOT = re.compile(rf"(?<![^=:]){re.escape('/' + IMAGE_ROOT)}(?=[/:]|$)")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunnerImage:
+    """The image that was written; ``sent`` is `None` when it was there already."""
+
+    index: Descriptor
+    sent: TransferResult | None = None
 
 
 def model_runner_tag(config: BundleConfig) -> str:
@@ -84,8 +92,8 @@ def write_model_runner(
     overwrite: bool = False,
     report: Reporter = discard,
     cancel: Cancel | None = None,
-) -> Descriptor:
-    """Rewrite a bundle for Docker's model runner, write it to ``store``, and return its index.
+) -> RunnerImage:
+    """Rewrite a bundle for Docker's model runner, write it to ``store``, and return its index and what was sent.
 
     Nothing is done when ``tag`` is there already, made from the same bundles, unless ``overwrite`` is set.
 
@@ -113,7 +121,7 @@ def write_model_runner(
     present = None if overwrite else _present(store, tag, bundles)
     if present is not None:
         report(Notice(code="model-runner-present", message=f"`{tag}` in {store.describe()} is made from this bundle"))
-        return present
+        return RunnerImage(index=present)
     make_directories(scratch)
     with host_errors("write to", scratch):
         place = Path(tempfile.mkdtemp(dir=scratch, prefix="model-runner-"))
@@ -127,8 +135,12 @@ def write_model_runner(
         ]
         index = make_index(tuple(entries), _index_annotations(bundles[0]))
         image.put_document(index.raw, MEDIA_INDEX, name=tag)
-        transfer(image, tag, store, tag, overwrite=overwrite, jobs=jobs, papers=False, report=report, cancel=cancel)
-        return Descriptor(media_type=MEDIA_INDEX, digest=index.digest, size=len(index.raw))
+        sent = transfer(
+            image, tag, store, tag, overwrite=overwrite, jobs=jobs, papers=False, report=report, cancel=cancel
+        )
+        return RunnerImage(
+            index=Descriptor(media_type=MEDIA_INDEX, digest=index.digest, size=len(index.raw)), sent=sent
+        )
     finally:
         remove_tree(place)
 

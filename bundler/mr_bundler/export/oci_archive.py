@@ -21,7 +21,7 @@ from mr_bundler.image.image import reference_name
 from mr_core.bundle_config import ANNOTATION_BACKEND
 from mr_core.digest import Digest
 from mr_core.durable import host_error, host_errors, make_directories, sync_directory
-from mr_core.errors import AccessDeniedError, HostError, NotFoundError
+from mr_core.errors import HostError, NotFoundError, UsageError
 from mr_core.events import BlobFinished, Cancel, Phase, Reporter, SafeReporter, Unit, discard
 from mr_core.layout_index import EMPTY_INDEX, INDEX_FILE, LAYOUT_BYTES, LAYOUT_FILE, with_entry
 from mr_core.manifest import REF_NAME, Descriptor, Index, parse_document
@@ -85,12 +85,15 @@ def export_archive(
         cancel: Stops at the next piece of data.
 
     Raises:
-        AccessDeniedError: the file is there already.
+        UsageError: the file is there already.
         IntegrityError: bytes of the source differ from their digest.
         HostError: the file or the stream cannot be written.
     """
     report = SafeReporter(report)
     cancel = cancel or Cancel()
+    if isinstance(path, Path):  # before links are followed by name: those of /dev/stdout lead to no name
+        with contextlib.suppress(OSError):
+            _check_kind(path, path.stat().st_mode)
     place = _behind_links(path) if isinstance(path, Path) else path
     _check_place(place, overwrite=overwrite)
     with Phase(report, "inspect", source.describe()):
@@ -227,11 +230,17 @@ def _check_place(place: Path | BinaryIO, *, overwrite: bool) -> None:
             kind = place.lstat().st_mode
         except FileNotFoundError:
             return
-    if not stat.S_ISREG(kind):
-        raise HostError(f"Cannot write `{place}`: it is no regular file", hint="name a new file, or `-` for a stream")
+    _check_kind(place, kind)
     if not overwrite:
-        raise AccessDeniedError(
+        raise UsageError(
             f"Cannot write `{place}`: there is a file of this name", hint="choose another name, or say `--overwrite`"
+        )
+
+
+def _check_kind(place: Path, mode: int) -> None:
+    if not stat.S_ISREG(mode):
+        raise HostError(
+            f"Cannot write `{place}`: it is no regular file", hint="name a new file, or `-o -` for standard output"
         )
 
 

@@ -182,7 +182,7 @@ def name_image(store: LayoutStore, image: Image, config: BundleConfig) -> Descri
     """
     name = reference_name(config.backend, config.version)
     with store.exclusive():
-        before = _present(store, name)
+        before = index_entries(store, name)
         others = [entry for entry in before if entry.annotations.get(ANNOTATION_TARGET) != str(config.target)]
         index = bundle_index([*others, image.entry])
         named = store.put_document(index.raw, MEDIA_INDEX, name=name, overwrite=True)
@@ -219,7 +219,9 @@ def reference_name(backend: str, version: str) -> str:
 def find_target(store: LayoutStore, name: str, target: str) -> Descriptor | None:
     """Return the entry of ``target`` in the index called ``name``, when there is one and all its blobs lie there."""
     try:
-        entry = next(entry for entry in _present(store, name) if entry.annotations.get(ANNOTATION_TARGET) == target)
+        entry = next(
+            entry for entry in index_entries(store, name) if entry.annotations.get(ANNOTATION_TARGET) == target
+        )
         document = parse_document(store.read_document(entry), entry.media_type)
     except (StopIteration, NotFoundError, InvalidInputError):
         return None
@@ -228,7 +230,12 @@ def find_target(store: LayoutStore, name: str, target: str) -> Descriptor | None
     return entry if all(store.has_blob(blob) for blob in (document.config, *document.layers)) else None
 
 
-def _present(store: LayoutStore, name: str) -> tuple[Descriptor, ...]:
+def index_entries(store: LayoutStore, name: str) -> tuple[Descriptor, ...]:
+    """Return the entries of the index called ``name``, none when nothing is called so.
+
+    Raises:
+        InvalidInputError: when the name belongs to something that is not an index.
+    """
     try:
         top = store.resolve(name)
     except NotFoundError:

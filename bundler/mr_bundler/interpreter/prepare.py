@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from mr_bundler.cache import true_place
 from mr_bundler.interpreter.contents import EXECUTABLE, STDLIB
 from mr_bundler.interpreter.fetch import fetch_archive
 from mr_bundler.interpreter.host import host_files, relocate_host
@@ -70,7 +71,7 @@ class _Work:
     def write(self, tree: Tree, digest: str) -> tuple[Path, bool]:
         """Return where the tree lies now, and whether that was made by this call."""
         if self.destination is None:
-            return keep_tree(tree, digest, self.cache.absolute(), cancel=self.cancel)
+            return keep_tree(tree, digest, self.cache, cancel=self.cancel)
         write_tree(tree, self.destination, cancel=self.cancel)
         return self.destination, True
 
@@ -108,8 +109,8 @@ def prepare_interpreter(
     host: HostPython | None = None
     here = target.platform == Platform.host()
     named = python_from is not None or (here and python_archive is None and bool(environ.get("MR_PYTHON_FROM")))
-    place = None if destination is None else destination.absolute()
-    work = _Work(destination=place, cache=cache, report=report, cancel=cancel)
+    place = None if destination is None else true_place(destination)
+    work = _Work(destination=place, cache=true_place(cache), report=report, cancel=cancel)
     with Phase(report, "interpreter", str(target)) as phase:
         if named:
             _require_host(target)

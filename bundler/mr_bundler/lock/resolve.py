@@ -109,7 +109,7 @@ def lock_recipe(
             for change in changes:
                 if change.written:
                     _write(change.path, change.lock.dump())
-        phase.detail = {"written": sum(change.written for change in changes)}
+        phase.detail = {"stale" if dry_run else "written": sum(change.written for change in changes)}
     return changes
 
 

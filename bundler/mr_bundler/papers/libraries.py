@@ -37,14 +37,14 @@ def _project(name: str, licence: str, library: str, package: str) -> _Project:
     return _Project(name, licence, re.compile(library), re.compile(rf"{package}[0-9.-]*(t64)?"))
 
 
-# What CPython's standard library needs beyond the C library. liblzma has no licence here: it was in the public domain
-# up to 5.4 and is 0BSD since 5.6, and its name does not tell the version.
+# What CPython's standard library needs beyond the C library. liblzma's name does not tell its version: up to 5.4 it was
+# in the public domain, and it is 0BSD since 5.6 (COPYING of xz).
 _PROJECTS = (
     _project("openssl", "Apache-2.0", r"lib(ssl|crypto)\.so\.3.*", "(libssl|openssl)"),
     _project("openssl", "OpenSSL", r"lib(ssl|crypto)\.so\.1.*", "(libssl|openssl)"),
     _project("sqlite", "blessing", r"libsqlite3\..*", "libsqlite"),
     _project("libffi", "MIT", r"libffi\..*", "libffi"),
-    _project("xz", "", r"liblzma\..*", "liblzma"),
+    _project("xz", "0BSD OR LicenseRef-Public-Domain", r"liblzma\..*", "liblzma"),
     _project("bzip2", "bzip2-1.0.6", r"libbz2\..*", "libbz2"),
     _project("zlib", "Zlib", r"libz\..*", "zlib1g"),
     _project("util-linux", "BSD-3-Clause", r"libuuid\..*", "libuuid"),
@@ -75,6 +75,11 @@ def split_libraries(component: Component) -> ComponentTree:
     return ComponentTree(
         component=replace(component, entries=kept), libraries=tuple(found[name] for name in sorted(found))
     )
+
+
+def unlicensed_libraries(entries: Sequence[Entry]) -> list[str]:
+    """Return the names of libraries among an interpreter's files whose licence this tool cannot name, sorted."""
+    return sorted(name for name, library in _grafted(entries).items() if not library.licence)
 
 
 def _grafted(entries: Sequence[Entry]) -> dict[str, Component]:

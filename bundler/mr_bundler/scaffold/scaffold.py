@@ -6,6 +6,7 @@ every chosen wheel has a file for; the server is looked for in the wheel itself.
 
 from __future__ import annotations
 
+import os
 import tempfile
 import tomllib
 from collections.abc import Mapping, Sequence
@@ -27,7 +28,7 @@ from mr_bundler.wheels.uv import compile_pylock, install_wheels
 from mr_bundler.wheels.uv_process import find_uv
 from mr_core.bundle_config import HostRequirements
 from mr_core.decode import Decoder
-from mr_core.durable import make_directories
+from mr_core.durable import host_errors, make_directories
 from mr_core.errors import HostError, InvalidInputError, NotFoundError, UsageError
 from mr_core.events import Cancel, Level, Notice, Phase, Reporter, SafeReporter, discard
 from mr_core.platform import Platform, Target
@@ -253,10 +254,12 @@ def _inspect(resolved: _Resolved, name: str, report: Reporter, cancel: Cancel | 
 def _write(path: Path, text: bytes) -> None:
     """Write the recipe, unless somebody else just did."""
     make_directories(path.parent)
-    try:
-        with path.open("xb") as stream:
-            stream.write(text)
-    except FileExistsError as error:
-        raise UsageError(f"Cannot write `{path}`: it exists already", hint="choose another place") from error
-    except OSError as error:
-        raise HostError(f"Cannot write `{path}`: {error.strerror}") from error
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    with host_errors("write", path):
+        try:
+            temporary.write_bytes(text)
+            os.link(temporary, path)  # unlike a rename, it does not replace
+        except FileExistsError as error:
+            raise UsageError(f"Cannot write `{path}`: it exists already", hint="choose another place") from error
+        finally:
+            temporary.unlink(missing_ok=True)

@@ -12,7 +12,7 @@ from rich.progress import BarColumn, Progress, ProgressColumn, SpinnerColumn, Ta
 from rich.progress_bar import ProgressBar
 from rich.text import Text
 
-from mr_core.cli.lines import VERBS, phase_line, shorten
+from mr_core.cli.lines import blob_line, phase_line, shorten
 from mr_core.cli.units import show_bytes, show_seconds
 from mr_core.errors import printable
 from mr_core.events import (
@@ -121,7 +121,7 @@ class RichConsole:
                 self._progress.update(self._tasks[event.digest], completed=event.offset)
             case BlobFinished():
                 self._drop(event.digest)
-                self._detail(f"{name} {show_bytes(event.total)} {VERBS[event.outcome] or 'fetched'}")
+                self._detail(blob_line(event))
 
     def _notice(self, event: Notice) -> None:
         match event.level:

@@ -65,12 +65,17 @@ class PlainLines:
             case Notice():
                 return f"note: {printable(event.message, most=_MOST)}"
             case BlobFinished():
-                done = VERBS[event.outcome] or "fetched"
-                return f"  {event.label or event.digest[:19]} {show_bytes(event.total)} {done}" if self._verbose else ""
+                return f"  {blob_line(event)}" if self._verbose else ""
             case Output():
                 return f"  {event.source}: {printable(event.line, most=_MOST)}" if self.show_output else ""
             case PhaseProgress() | BlobProgress():
                 return ""
+
+
+def blob_line(event: BlobFinished) -> str:
+    """Return what a finished blob looks like on one line."""
+    done = VERBS[event.outcome] or ("sent" if event.sent else "fetched")
+    return f"{event.label or event.digest[:19]} {show_bytes(event.total)} {done}"
 
 
 def _fact(key: str, value: object) -> str:

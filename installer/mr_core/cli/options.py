@@ -20,7 +20,7 @@ def output_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """Add ``--json``, ``--quiet`` and ``--verbose``; the command gets a `Session` as its first argument."""
 
     @click.option("--json", "as_json", is_flag=True, help="Write JSON lines; the last one is `result` or `error`.")
-    @click.option("-q", "--quiet", is_flag=True, help="Show no progress, only the outcome.")
+    @click.option("-q", "--quiet", is_flag=True, help="Show no progress, only the outcome; with `--json` its one line.")
     @click.option("-v", "--verbose", is_flag=True, help="Show each blob, and what child processes write.")
     @functools.wraps(command)
     def wrapped(*args: Any, as_json: bool, quiet: bool, verbose: bool, **kwargs: Any) -> Any:

@@ -38,15 +38,16 @@ class Out:
 class Session:
     """Holds the sinks and the cancel token of a command; use as a context manager.
 
-    Events go to stderr (bars on a terminal, lines elsewhere) or, with ``--json``, as JSON lines to stdout. The first
-    Ctrl-C or SIGTERM asks the running call to stop and clean up; one that comes two seconds later ends the process at
-    once, and the next run cleans up.
+    Events go to stderr (bars on a terminal, lines elsewhere) or, with ``--json``, as JSON lines to stdout; with
+    ``quiet`` nowhere, so that the outcome is all there is. The first Ctrl-C or SIGTERM asks the running call to stop
+    and clean up; one that comes two seconds later ends the process at once, and the next run cleans up.
     """
 
     def __init__(self, *, as_json: bool, quiet: bool, verbose: bool) -> None:
         self.cancel = Cancel()
         self.as_json = as_json
         self._json = click.get_current_context().ensure_object(Out).lines(as_json=as_json)
+        self._events = None if quiet else self._json
         self._sink: Any = None
         if self._json is None and not quiet:
             self._sink = self._human(verbose=verbose)
@@ -64,7 +65,7 @@ class Session:
         """Where events go."""
 
         def deliver(event: Event) -> None:
-            sink = self._json or self._sink
+            sink = self._events or self._sink
             if sink is not None:
                 sink(event)
 
