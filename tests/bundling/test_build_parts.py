@@ -18,6 +18,8 @@ from mr_core.events import Event, PhaseFinished
 from support.building import Builder
 from support.wheels import Wheel
 
+pytestmark = pytest.mark.xdist_group("test_build_parts")
+
 SITE = "lib/python3.12/site-packages"
 PARTS = [
     Wheel(

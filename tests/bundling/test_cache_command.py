@@ -22,6 +22,8 @@ from mr_core.errors import HostError
 from mr_core.events import Event, PhaseStarted
 from support.building import SERVER, Builder
 
+pytestmark = pytest.mark.xdist_group("test_cache_command")
+
 DAY = 86_400
 
 

@@ -80,7 +80,8 @@ def test_without_a_tag(registry: RealRegistry, layout: Path, tmp_path: Path) -> 
     ran = run(registry, "ls", f"{place}:latest")
     assert ran.returncode == 4
     assert "no tag was named" not in ran.stderr
-    ran = run(registry, "push", f"oci:{layout}", place)
+    assert run(registry, "push", f"oci:{layout}", place).returncode == 2  # nobody has chosen `latest`
+    ran = run(registry, "push", f"oci:{layout}", f"{place}:latest")
     assert ran.stdout.startswith(f"{place}:latest\n")
     assert run(registry, "ls", place).returncode == 0
     ran = run(registry, "push", f"{place}:latest", f"oci:{tmp_path}/kept:z")
