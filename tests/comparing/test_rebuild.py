@@ -230,6 +230,16 @@ def test_nothing_that_a_bundle_names_runs_unasked(
     assert "refused with status 2 unless --run-steps is given" in " ".join(told.output.split())
 
 
+def test_a_step_that_gives_another_result_is_the_first_suspect(
+    mr_bundle: Callable[..., Ran], builder: Builder, tmp_path: Path
+) -> None:
+    builder = replace(builder, layout=tmp_path / "layout", directory=tmp_path)
+    built = builder.build(extra=STEP.replace("open(NOTE, 'a')", "open(sys.argv[1] + '/y', 'wb').write(os.urandom(9))"))
+    ran = rebuild(mr_bundle, builder, built.ref_name, "--check", "--run-steps", "--python-from", builder.python)
+    assert ("file", f"{SITE}/generated/y") in differences(ran)
+    assert "`generate`" in ran.outcome["hint"]
+
+
 def test_no_commit_is_built_unasked(mr_bundle: Callable[..., Ran], builder: Builder, tmp_path: Path) -> None:
     """Whoever can publish a bundle can write any commit into its lock."""
     builder = replace(builder, layout=tmp_path / "layout", directory=tmp_path)

@@ -25,6 +25,7 @@ from mr_bundler.lock.lock import Lock, parse_lock
 from mr_bundler.lock.python_pin import pin_for
 from mr_bundler.published import PublishedBundle, read_published
 from mr_bundler.recipe.recipe import RECIPE_FILE, Recipe, parse_recipe
+from mr_bundler.recipe.steps import PrebuildStep
 from mr_bundler.result import BuildOptions, BuildResult
 from mr_bundler.unpack import read_members, unpack_bundle
 from mr_core.digest import Digest
@@ -33,7 +34,7 @@ from mr_core.errors import IntegrityError, InvalidInputError, UsageError, printa
 from mr_core.events import Cancel, Level, Notice, Phase, Reporter, SafeReporter, Unit, discard
 from mr_core.file_manifest import BUNDLE_PATH, FILES_PATH, Entry, FileEntry, parse_entries
 from mr_core.layout import LayoutStore
-from mr_core.platform import Target
+from mr_core.platform import Platform, Target
 from mr_core.reader import VerifyingReader
 from mr_core.resuming import ResumingStream
 from mr_core.retry import RetryPolicy
@@ -69,11 +70,13 @@ class RebuildResult:
 
     Attributes:
         comparison: None when it was not asked for.
+        steps: Prebuild steps that ran, in backticks: what they write need not be the same twice.
     """
 
     recorded: PublishedBundle
     built: BuildResult
     comparison: RebuildComparison | None
+    steps: tuple[str, ...] = ()
 
 
 def rebuild_bundle(
@@ -140,7 +143,8 @@ def rebuild_bundle(
             with Phase(report, "compare", place) as phase:
                 comparison = _compare(source, recorded, layout, built, scratch=scratch, cancel=cancel)
                 phase.detail = {"verdict": comparison.verdict.value}
-    return RebuildResult(recorded=recorded, built=built, comparison=comparison)
+    steps = tuple(f"`{step.name}`" for step in _steps(recipe, recorded.config.target))
+    return RebuildResult(recorded=recorded, built=built, comparison=comparison, steps=steps)
 
 
 def _verify_blobs(source: Source, recorded: PublishedBundle, report: Reporter, cancel: Cancel) -> None:
@@ -168,7 +172,7 @@ def refuse_difference(result: RebuildResult) -> None:
     reason = f"{first}{more}" if first is not None else "the manifests differ"
     raise IntegrityError(
         f"Cannot reproduce `{result.recorded.place}`: {reason}",
-        hint=_advice(result.recorded, first.kind if first is not None else ""),
+        hint=_advice(result, first.kind if first is not None else ""),
         digest=str(result.recorded.manifest.digest),
         rebuilt=str(result.built.digest),
         differences=[
@@ -180,8 +184,8 @@ def refuse_difference(result: RebuildResult) -> None:
     )
 
 
-def _advice(recorded: PublishedBundle, kind: str) -> str:
-    config = recorded.config
+def _advice(result: RebuildResult, kind: str) -> str:
+    config = result.recorded.config
     match kind:
         case "interpreter" if config.python_source == _HOST:
             return f"it was built from CPython {config.python_version} of its builder: name one with `--python-from`"
@@ -189,6 +193,13 @@ def _advice(recorded: PublishedBundle, kind: str) -> str:
             return "name the archive it was built from with `--python-archive`"
         case "builder":
             return f"install {config.builder} and rebuild with it"
+        case "file" | "layer" if result.steps:
+            return f"its recipe runs {', '.join(result.steps)} while it is built: look there first"
+        case "file" | "layer" if config.target.platform != Platform.host():
+            return (
+                "bytecode for another platform is compiled by the builder's CPython 3.12, perhaps another than yours:"
+                " `mr-bundle ls --show provenance` names it"
+            )
         case _ if config.python_source == _HOST:
             return "it was built from a host's Python: rebuild on its builder before you call it tampered with"
         case _:
@@ -221,10 +232,7 @@ def _read_inputs(source: Source, recorded: PublishedBundle, directory: Path) -> 
 
 def _refuse_steps(recorded: PublishedBundle, recipe: Recipe, lock: Lock, options: RebuildOptions) -> None:
     """Raise `UsageError` when the rebuild would run what whoever made the bundle chose."""
-    target = str(recorded.config.target)
-    found = [
-        f"step `{step.name}` of its recipe" for step in recipe.prebuild if not step.targets or target in step.targets
-    ]
+    found = [f"step `{step.name}` of its recipe" for step in _steps(recipe, recorded.config.target)]
     found += [f"the build of `{item.name}` from `{item.vcs.url}`" for item in lock.packages if item.vcs is not None]
     named = options.python_from is not None or options.python_archive is not None
     if not named and recorded.config.python_source != _HOST and not _is_known(lock):
@@ -235,6 +243,10 @@ def _refuse_steps(recorded: PublishedBundle, recipe: Recipe, lock: Lock, options
             hint="add `--run-steps` if you trust whoever made this bundle, or rebuild in a machine you can throw away",
             runs=found,
         )
+
+
+def _steps(recipe: Recipe, target: Target) -> list[PrebuildStep]:
+    return [step for step in recipe.prebuild if not step.targets or str(target) in step.targets]
 
 
 def _is_known(lock: Lock) -> bool:
