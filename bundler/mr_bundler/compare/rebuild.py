@@ -172,7 +172,7 @@ def refuse_difference(result: RebuildResult) -> None:
     reason = f"{first}{more}" if first is not None else "the manifests differ"
     raise IntegrityError(
         f"Cannot reproduce `{result.recorded.place}`: {reason}",
-        hint=_advice(result, first.kind if first is not None else ""),
+        hint=_advice(result, first.kind if first is not None else "", first.place if first is not None else ""),
         digest=str(result.recorded.manifest.digest),
         rebuilt=str(result.built.digest),
         differences=[
@@ -184,7 +184,7 @@ def refuse_difference(result: RebuildResult) -> None:
     )
 
 
-def _advice(result: RebuildResult, kind: str) -> str:
+def _advice(result: RebuildResult, kind: str, place: str) -> str:
     config = result.recorded.config
     match kind:
         case "interpreter" if config.python_source == _HOST:
@@ -195,7 +195,7 @@ def _advice(result: RebuildResult, kind: str) -> str:
             return f"install {config.builder} and rebuild with it"
         case "file" | "layer" if result.steps:
             return f"its recipe runs {', '.join(result.steps)} while it is built: look there first"
-        case "file" | "layer" if config.target.platform != Platform.host():
+        case "file" if place.endswith(".pyc") and config.target.platform != Platform.host():
             return (
                 "bytecode for another platform is compiled by the builder's CPython 3.12, perhaps another than yours:"
                 " `mr-bundle ls --show provenance` names it"
