@@ -14,6 +14,7 @@ from mr_bundler.audit.finding import FINDINGS, Allowance, Finding
 from mr_bundler.audit.standalone import Audit, AuditOptions, audit_bundle, audit_directory
 from mr_bundler.cache import default_cache
 from mr_bundler.cli.advice import tag_advice
+from mr_bundler.cli.recipe_arguments import JOBS
 from mr_bundler.environment.tree import build_directory
 from mr_bundler.recipe.recipe import load_recipe
 from mr_core.bundle_config import HostRequirements
@@ -60,7 +61,7 @@ def _version(ctx: click.Context, parameter: click.Parameter, text: str) -> str:
     type=PathText(file_okay=False),
     help="Where to unpack.  [default: $MR_CACHE, else ~/.cache/mr-bundle]",
 )
-@click.option("-j", "--jobs", type=click.IntRange(1, 64), help="Parallel steps.  [default: number of cores]")
+@JOBS
 @registry_options
 @output_options
 def audit(

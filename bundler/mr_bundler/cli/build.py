@@ -9,7 +9,16 @@ from typing import Any
 import click
 
 from mr_bundler.build import build_bundle
-from mr_bundler.cli.recipe_arguments import RECIPE, TARGETS, host_target, parse_targets
+from mr_bundler.cli.recipe_arguments import (
+    CACHE,
+    JOBS,
+    PYTHON_ARCHIVE,
+    PYTHON_FROM,
+    RECIPE,
+    TARGETS,
+    host_target,
+    parse_targets,
+)
 from mr_bundler.lock.lock import current_lock
 from mr_bundler.recipe.recipe import load_recipe
 from mr_bundler.result import BuildOptions, BuildResult
@@ -33,29 +42,16 @@ _RULES = 3
     help="OCI layout directory to write to.",
 )
 @click.option("--no-cache", is_flag=True, help="Build and pack everything again.")
-@click.option(
-    "--cache",
-    type=PathText(file_okay=False),
-    help="Cache directory.  [default: $MR_CACHE, else ~/.cache/mr-bundle]",
-)
-@click.option(
-    "--python-from",
-    envvar="MR_PYTHON_FROM",
-    type=PathText(),
-    help="Host CPython 3.12 prefix to use instead of python-build-standalone.",
-)
-@click.option(
-    "--python-archive",
-    type=PathText(dir_okay=False),
-    help="The pinned python-build-standalone archive as a local file.",
-)
+@CACHE
+@PYTHON_FROM
+@PYTHON_ARCHIVE
 @click.option(
     "--require-pinned",
     is_flag=True,
     help="Fail where the pinned interpreter cannot be had, instead of taking a Python of this machine.",
 )
 @click.option("--strict", is_flag=True, help="Fail when a distribution or library has no licence that can be named.")
-@click.option("-j", "--jobs", type=click.IntRange(1, 64), help="Parallel steps.  [default: number of cores]")
+@JOBS
 @output_options
 def build(
     session: Session,

@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from mr_bundler.cli.advice import tag_advice
+from mr_bundler.cli.recipe_arguments import CACHE, JOBS, PYTHON_ARCHIVE, PYTHON_FROM
 from mr_bundler.compare.rebuild import RebuildOptions, RebuildResult, rebuild_bundle, refuse_difference
 from mr_bundler.compare.rebuilt import Verdict
 from mr_core.cli.arguments import PathText, check_location, parse_target
@@ -30,25 +31,12 @@ from mr_core.registry_options import RegistryOptions
     callback=parse_target,
     help="Which bundle of an index, if it has several.",
 )
-@click.option(
-    "--python-from",
-    envvar="MR_PYTHON_FROM",
-    type=PathText(),
-    help="Host CPython 3.12 prefix to use instead of python-build-standalone.",
-)
-@click.option(
-    "--python-archive",
-    type=PathText(dir_okay=False),
-    help="The pinned python-build-standalone archive as a local file.",
-)
+@PYTHON_FROM
+@PYTHON_ARCHIVE
 @click.option("--use-cache", is_flag=True, help="Take packed layers of earlier builds from the cache: proves less.")
 @click.option("--run-steps", is_flag=True, help="Run what the bundle names, as you, on this machine: see above.")
-@click.option(
-    "--cache",
-    type=PathText(file_okay=False),
-    help="Cache directory.  [default: $MR_CACHE, else ~/.cache/mr-bundle]",
-)
-@click.option("-j", "--jobs", type=click.IntRange(1, 64), help="Parallel steps.  [default: number of cores]")
+@CACHE
+@JOBS
 @registry_options
 @output_options
 def rebuild(

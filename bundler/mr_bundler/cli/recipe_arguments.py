@@ -1,4 +1,4 @@
-"""Arguments and options about recipes that several commands share."""
+"""Arguments and options about recipes and builds that several commands share."""
 
 from __future__ import annotations
 
@@ -24,6 +24,24 @@ TARGETS = click.option(
     metavar="OS/ARCH+ACCELERATOR",
     help="This target only, such as linux/amd64+cpu. May be repeated.",
 )
+
+CACHE = click.option(
+    "--cache",
+    type=PathText(file_okay=False),
+    help="Cache directory.  [default: $MR_CACHE, else ~/.cache/mr-bundle]",
+)
+PYTHON_FROM = click.option(
+    "--python-from",
+    envvar="MR_PYTHON_FROM",
+    type=PathText(),
+    help="Host CPython 3.12 prefix to use instead of python-build-standalone.",
+)
+PYTHON_ARCHIVE = click.option(
+    "--python-archive",
+    type=PathText(dir_okay=False),
+    help="The pinned python-build-standalone archive as a local file.",
+)
+JOBS = click.option("-j", "--jobs", type=click.IntRange(1, 64), help="Parallel steps.  [default: number of cores]")
 
 
 def parse_target(text: str, option: str = "--target") -> Target:
