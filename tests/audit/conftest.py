@@ -2,14 +2,11 @@ from __future__ import annotations
 
 import os
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
-from mr_bundler.interpreter.host_search import find_host_python
-from mr_core.errors import NotFoundError
-from support.building import Builder, Built
+from support.building import Builder, Built, clean_environment, relocatable_python
 from support.need import missing, need
 from support.wheels import Wheel
 
@@ -19,14 +16,7 @@ MAC_WHEELS = ("markupsafe==3.0.2", "charset-normalizer==3.4.1", "safetensors==0.
 
 @pytest.fixture(scope="session")
 def python() -> Path:
-    """The prefix of a CPython 3.12 of this machine."""
-    if sys.platform != "linux":
-        pytest.skip("a host Python can be relocated on Linux only")
-    need("patchelf")
-    try:
-        return find_host_python()
-    except NotFoundError as error:
-        missing(f"a CPython 3.12 ({error})")
+    return relocatable_python()
 
 
 @pytest.fixture(scope="session")
@@ -70,17 +60,12 @@ def tiny(tmp_path_factory: pytest.TempPathFactory, shared_cache: Path, python: P
     """A small bundle, built once for all tests here; those that change it copy its layout first."""
     directory = tmp_path_factory.mktemp("tiny")
     with pytest.MonkeyPatch.context() as patch:
-        _clean_environment(patch)
+        clean_environment(patch)
         builder = Builder(directory, shared_cache, python, patch, layout=directory / "layout")
         return builder.open(builder.build(Wheel(name="words", files={"words.py": "x = 1\n" * 1000})))
 
 
 @pytest.fixture
 def builder(tmp_path: Path, shared_cache: Path, python: Path, monkeypatch: pytest.MonkeyPatch) -> Builder:
-    _clean_environment(monkeypatch)
+    clean_environment(monkeypatch)
     return Builder(tmp_path, shared_cache, python, monkeypatch, layout=tmp_path / "layout")
-
-
-def _clean_environment(patch: pytest.MonkeyPatch) -> None:
-    for name in [name for name in os.environ if name.startswith(("UV_", "MR_", "SOURCE_DATE"))]:
-        patch.delenv(name)

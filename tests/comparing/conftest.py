@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-import os
-import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -9,14 +7,9 @@ from typing import Any
 
 import pytest
 
-from mr_bundler.interpreter.host_search import find_host_python
-from mr_core.errors import NotFoundError
-from support.building import Builder
+from support.building import Builder, clean_environment, relocatable_python
 from support.command import Ran, bundler_in_process, run_program
-from support.need import missing, need
 from support.published import PART, Published
-
-FOREIGN = ("UV_", "MR_", "SOURCE_DATE")
 
 
 @pytest.fixture
@@ -35,14 +28,7 @@ def mr_install() -> Callable[..., Ran]:
 
 @pytest.fixture(scope="session")
 def python() -> Path:
-    """The prefix of a CPython 3.12 of this machine."""
-    if sys.platform != "linux":
-        pytest.skip("a host Python can be relocated on Linux only")
-    need("patchelf")
-    try:
-        return find_host_python()
-    except NotFoundError as error:
-        missing(f"a CPython 3.12 ({error})")
+    return relocatable_python()
 
 
 @pytest.fixture(scope="session")
@@ -51,14 +37,13 @@ def shared_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in [name for name in os.environ if name.startswith(FOREIGN)]:
-        monkeypatch.delenv(name)
+def own_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    clean_environment(monkeypatch)
 
 
 @pytest.fixture
 def builder(
-    tmp_path: Path, shared_cache: Path, python: Path, monkeypatch: pytest.MonkeyPatch, clean_environment: None
+    tmp_path: Path, shared_cache: Path, python: Path, monkeypatch: pytest.MonkeyPatch, own_environment: None
 ) -> Builder:
     return Builder(tmp_path, shared_cache, python, monkeypatch, layout=tmp_path / "layout")
 
@@ -66,15 +51,14 @@ def builder(
 @pytest.fixture(scope="session")
 def first_build(tmp_path_factory: pytest.TempPathFactory, python: Path, shared_cache: Path) -> Published:
     with pytest.MonkeyPatch.context() as patch:
-        for name in [name for name in os.environ if name.startswith(FOREIGN)]:
-            patch.delenv(name)
+        clean_environment(patch)
         directory = tmp_path_factory.mktemp("published")
         builder = Builder(directory, shared_cache, python, patch, layout=directory / "layout")
         return Published(builder, builder.build(PART))
 
 
 @pytest.fixture
-def published(first_build: Published, monkeypatch: pytest.MonkeyPatch, clean_environment: None) -> Published:
+def published(first_build: Published, monkeypatch: pytest.MonkeyPatch, own_environment: None) -> Published:
     """One bundle for many tests, and an environment to build it again in."""
     wheels = first_build.builder.directory
     monkeypatch.setenv("UV_FIND_LINKS", str(wheels / "wheelhouse"))

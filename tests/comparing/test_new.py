@@ -79,7 +79,7 @@ def kernels(version: str, tag: str) -> Wheel:
 
 
 @pytest.fixture
-def house(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, clean_environment: None) -> Path:
+def house(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, own_environment: None) -> Path:
     """Wheels of one server; its kernels need glibc 2.34 here in their newest version, and macOS 14."""
     house = tmp_path / "wheelhouse"
     for wheel in (
@@ -217,7 +217,7 @@ def test_no_such_distribution(mr_bundle: Callable[..., Ran], tmp_path: Path) -> 
     assert list(tmp_path.glob("recipes*")) == []
 
 
-def test_an_index_that_does_not_answer(mr_bundle: Callable[..., Ran], tmp_path: Path, clean_environment: None) -> None:
+def test_an_index_that_does_not_answer(mr_bundle: Callable[..., Ran], tmp_path: Path, own_environment: None) -> None:
     nobody = {"UV_DEFAULT_INDEX": "http://127.0.0.1:9/simple", "UV_HTTP_RETRIES": "0", "UV_CACHE_DIR": str(tmp_path)}
     assert mr_bundle("new", "echo", cwd=tmp_path, **nobody).status == 7
 

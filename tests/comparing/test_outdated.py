@@ -25,7 +25,7 @@ UPLOADED = {
 
 
 @pytest.fixture
-def index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, clean_environment: None) -> Iterator[DatedIndex]:
+def index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, own_environment: None) -> Iterator[DatedIndex]:
     house = tmp_path / "wheelhouse"
     for file in UPLOADED:
         stem, version, _ = file.split("-", 2)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -13,21 +14,42 @@ from typing import Any
 import pytest
 
 from mr_bundler.build import BuildOptions, BuildResult, build_bundle
+from mr_bundler.interpreter import find_host_python
 from mr_bundler.lock.lock import Lock, inputs_digest, platform_floor
 from mr_bundler.lock.python_pin import PythonPin
 from mr_bundler.recipe.recipe import Recipe, load_recipe
 from mr_core.bundle_config import LABEL, BundleConfig, parse_bundle_config
 from mr_core.digest import Digest
+from mr_core.errors import NotFoundError
 from mr_core.events import Cancel, Reporter, discard
 from mr_core.layout import LayoutStore
 from mr_core.manifest import Index, Manifest, parse_document
 from mr_core.platform import Platform, Target
-from support.need import need
+from support.need import missing, need
 from support.python_archive import NOWHERE
 from support.recipe_files import write_recipe
 from support.wheels import Wheel
 
 HERE = Target(Platform.host(), "cpu")
+
+
+def relocatable_python() -> Path:
+    """Return the prefix of a CPython 3.12 of this machine, or skip."""
+    if sys.platform != "linux":
+        pytest.skip("a host Python can be relocated on Linux only")
+    need("patchelf")
+    try:
+        return find_host_python()
+    except NotFoundError as error:
+        missing(f"a CPython 3.12 ({error})")
+
+
+def clean_environment(patch: pytest.MonkeyPatch) -> None:
+    """Remove what would change where files come from or what comes out."""
+    for name in [name for name in os.environ if name.startswith(("UV_", "MR_", "SOURCE_DATE"))]:
+        patch.delenv(name)
+
+
 _RECIPE = """\
 format = 1
 

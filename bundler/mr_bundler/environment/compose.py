@@ -9,11 +9,10 @@ from itertools import chain
 from mr_bundler.audit.facts import FileFacts
 from mr_bundler.audit.finding import Finding
 from mr_bundler.environment.leaks import Leak
-from mr_bundler.environment.parts import INTERPRETER, Part, sorted_entries
+from mr_bundler.environment.parts import INTERPRETER, Part, file_entry, sorted_entries
 from mr_bundler.environment.slim import SlimPlan, plan_slim
 from mr_bundler.environment.wheel_record import dump_record
 from mr_bundler.recipe.recipe import SlimRules
-from mr_core.digest import Digest
 from mr_core.file_manifest import Entry, FileEntry
 
 
@@ -79,7 +78,7 @@ def compose(parts: Mapping[str, Part], rules: SlimRules) -> Composition:
     for path, (owner, content) in records.items():
         if path in home:
             findings.append(Finding(kind="conflicting-files", path=path, detail=f"{owner} and {home[path]}"))
-        home[path], final[path] = owner, _file(path, content)
+        home[path], final[path] = owner, file_entry(path, content)
     owned: dict[str, list[Entry]] = {owner: [] for owner in order}
     for path, owner in home.items():
         owned[owner].append(final[path])
@@ -109,11 +108,7 @@ def _rank(owner: str) -> tuple[int, str]:
 
 def _record_stub(part: Part) -> list[Entry]:
     """Return an entry for the RECORD that is yet to be written, so that slim rules see its path."""
-    return [_file(part.record, b"")] if part.record else []
-
-
-def _file(path: str, content: bytes) -> FileEntry:
-    return FileEntry(path=path, mode=0o644, size=len(content), sha256=Digest.of(content).hex)
+    return [file_entry(part.record, b"")] if part.record else []
 
 
 def _same_bytes(one: Entry, other: Entry) -> bool:
